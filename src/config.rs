@@ -1,0 +1,229 @@
+//! The configuration as it is meant: parsed, defaulted, cross-checked; nothing here can be wrong.
+//! `config/file.rs` is the file as it is written, `config/check.rs` turns the one into the other
+//! and finds every error, `config/diagnostic.rs` shows them. Nobody else reads the file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+use ipnet::IpNet;
+use url::Url;
+
+pub mod value;
+
+use value::{ClaimPath, Keys, Origin, Secret, UpstreamUrl};
+
+/// All of gateway.toml.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[server]`
+    pub server: Server,
+    /// `[provider]`
+    pub provider: Provider,
+    /// `[session]`
+    pub session: Session,
+    /// `[auth]`
+    pub auth: Auth,
+    /// `[log]`
+    pub log: Log,
+    /// `[[route]]`, in the file's order; at least one.
+    pub routes: Vec<Route>,
+}
+
+/// `[server]`: sockets, certificates, limits.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// `https`, default `0.0.0.0:8443`.
+    pub https: SocketAddr,
+    /// `http`: answers only with a redirect to https.
+    pub http: Option<SocketAddr>,
+    /// `admin`: `/healthz`, `/readyz`, `/metrics`.
+    pub admin: Option<SocketAddr>,
+    /// `public_urls`: the origins that users see; at least one.
+    pub public_urls: Vec<Origin>,
+    /// `trusted_proxies`: whose `X-Forwarded-For` is kept and added to.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `[[server.certificate]]`; at least one. Server names pick; the first is the default.
+    pub certificates: Vec<Certificate>,
+    /// `workers`: threads that serve requests; default: one a core.
+    pub workers: usize,
+    /// `[server.limits]`
+    pub limits: Limits,
+}
+
+/// `[[server.certificate]]`: PEM files.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// `cert`: the chain, leaf first.
+    pub cert: PathBuf,
+    /// `key`: PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
+}
+
+/// `[server.limits]`: everything a stranger could exhaust.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `header_bytes`: of one request head; default 64 KiB.
+    pub header_bytes: usize,
+    /// `headers`: fields of one request head; default 100.
+    pub headers: usize,
+    /// `header_time`: from the first byte of a connection's turn to the end of the head; default 10 s.
+    pub header_time: Duration,
+    /// `handshake_time`: for TLS; default 10 s.
+    pub handshake_time: Duration,
+    /// `idle_time`: a connection without a request under way; default 75 s.
+    pub idle_time: Duration,
+    /// `connections`: open at once, all workers together; default 10,000.
+    pub connections: usize,
+    /// `streams`: at once on one HTTP/2 connection; default 100.
+    pub streams: u32,
+    /// `connect_time`: to an upstream, TLS included; default 5 s.
+    pub connect_time: Duration,
+    /// `response_time`: from the request sent to the upstream's response head; default 60 s.
+    pub response_time: Duration,
+    /// `drain_time`: for requests under way at SIGTERM; default 30 s.
+    pub drain_time: Duration,
+}
+
+/// `[provider]`: the OpenID Provider.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// `issuer`, kept to the letter (the trailing slash counts); https, or http on loopback.
+    /// `domain = "TENANT.eu.auth0.com"` is short for `https://TENANT.eu.auth0.com/`.
+    pub issuer: String,
+    /// The same, parsed.
+    pub issuer_url: Url,
+    /// `client_id`
+    pub client_id: String,
+    /// `client_secret` or `private_key`.
+    pub authentication: ClientAuthentication,
+    /// `scopes`, default openid profile email offline_access; holds `openid`.
+    pub scopes: Vec<String>,
+    /// `audience`: sent to `/authorize` (Auth0).
+    pub audience: Option<String>,
+    /// `login_params`: fixed extras for `/authorize`; none of OAuth's own parameters.
+    pub login_params: Vec<(String, String)>,
+    /// `groups_claim`, default `groups`: sent as `X-Forwarded-Groups`.
+    pub groups_claim: String,
+}
+
+/// How the gateway proves itself at the token endpoint (OpenID Connect Core, section 9).
+#[derive(Clone, Debug)]
+pub enum ClientAuthentication {
+    /// `client_secret`: `client_secret_basic`, or `client_secret_post` where discovery offers only that.
+    Secret(Secret),
+    /// `private_key`: `private_key_jwt` with RS256 or ES256; a PEM key (PKCS#8).
+    PrivateKey(Secret),
+}
+
+/// `[session]`
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// `secrets`: the first seals, all open; each at least 32 bytes; at least one.
+    pub secrets: Vec<Secret>,
+    /// `absolute`, default 3 d: from login, whatever happens.
+    pub absolute: Duration,
+    /// `inactivity`, default 1 d: since the last use; `false`: none.
+    pub inactivity: Option<Duration>,
+    /// `cookie`
+    pub cookie: Cookie,
+}
+
+/// `[session] cookie`
+#[derive(Clone, Debug)]
+pub struct Cookie {
+    /// `name`, default `__Host-session`; an RFC 6265 token. `__Host-` forbids `domain`.
+    pub name: String,
+    /// `same_site`, default `lax`.
+    pub same_site: SameSite,
+    /// `domain`: for a session across subdomains.
+    pub domain: Option<String>,
+    /// `transient`, default false: the browser forgets the cookie when it closes.
+    pub transient: bool,
+}
+
+/// `SameSite` (RFC 6265bis, section 4.1.2.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    /// Not sent from other sites, not even when a link is followed.
+    Strict,
+    /// Sent from other sites when a link is followed.
+    Lax,
+    /// Sent from everywhere.
+    None,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// `prefix`, default `/auth`: no trailing slash.
+    pub prefix: String,
+    /// `after_logout`, default `/`: a path on our own origin.
+    pub after_logout: String,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// `format`, default `text`.
+    pub format: LogFormat,
+    /// `level`, default `info`: a filter in tracing's form.
+    pub level: String,
+    /// `access`, default true: one line a request on standard output.
+    pub access: bool,
+}
+
+/// `[log] format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[[route]]`
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// `host`: one of the public hosts, as [`Origin::host`]; absent: any of them.
+    pub host: Option<String>,
+    /// `path`: starts with `/`; matches on segment boundaries.
+    pub path: String,
+    /// `upstream`: at least one.
+    pub upstream: Vec<UpstreamUrl>,
+    /// `access`, default `login`.
+    pub access: Access,
+    /// `require`: claims that must match, all of them.
+    pub require: Vec<Requirement>,
+    /// `headers`: names to send and what they are read from.
+    pub headers: Vec<(HeaderName, ClaimPath)>,
+    /// `session_update`, default all.
+    pub session_update: Keys,
+    /// `session_header`, default all.
+    pub session_header: Keys,
+    /// `access_token`, default false: sends `Authorization: Bearer …`.
+    pub access_token: bool,
+}
+
+/// `access`: who may have a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Signed-in users; a page navigation is sent to log in.
+    Login,
+    /// Signed-in users; others get 401, never a redirect.
+    Api,
+    /// Anyone; a signed-in user is told to the app.
+    Optional,
+    /// Anyone; the session is not looked at.
+    Public,
+}
+
+/// `require = { claim = ["any", "of"] }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// A claim of the identity.
+    pub claim: String,
+    /// The claim, or one element of it where it is an array, equals one of these.
+    pub any_of: Vec<String>,
+}

@@ -1,0 +1,6 @@
+//! Vestibule: a reverse-proxy authentication gateway.
+
+pub mod body;
+pub mod clock;
+pub mod config;
+pub mod error;
