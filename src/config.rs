@@ -98,7 +98,7 @@ pub struct Provider {
     pub client_id: String,
     /// `client_secret` or `private_key`.
     pub authentication: ClientAuthentication,
-    /// `scopes`, default openid profile email offline_access; holds `openid`.
+    /// `scopes`, default `openid profile email offline_access`; holds `openid`.
     pub scopes: Vec<String>,
     /// `audience`: sent to `/authorize` (Auth0).
     pub audience: Option<String>,
