@@ -4,3 +4,4 @@ pub mod body;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod session;

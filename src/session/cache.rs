@@ -1,0 +1,109 @@
+//! The cookies that a worker has just opened, by their whole text: a request with the same cookie
+//! as the last one pays a look-up, not a decryption. It remembers what a cookie says, never a
+//! decision: expiry, version and end are held against every hit by `store`.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+
+use super::Session;
+
+/// Texts in each of the two generations.
+const ENTRIES: usize = 2048;
+/// Bytes of text in each of the two generations.
+const BYTES: usize = 8 * 1024 * 1024;
+
+/// Header lines of a session for one route.
+pub(crate) type Lines = Rc<[(HeaderName, HeaderValue)]>;
+
+/// An opened session, with what is made of it once and sent with every request.
+pub struct Opened {
+    /// The session.
+    pub session: Arc<Session>,
+    /// The user's `sub`, hashed, as the log names it: filled by who logs.
+    pub log_name: OnceCell<String>,
+    /// The identity headers for a route: filled by who forwards.
+    lines: RefCell<Vec<(usize, Lines)>>,
+}
+
+impl Opened {
+    /// Without anything made of it yet.
+    pub fn new(session: Arc<Session>) -> Self {
+        Self { session, log_name: OnceCell::new(), lines: RefCell::default() }
+    }
+
+    /// The header lines for a route, made at its first request.
+    pub fn lines(&self, route: usize, make: impl FnOnce(&Session) -> Lines) -> Lines {
+        let known = self.lines.borrow().iter().find(|(r, _)| *r == route).map(|(_, l)| l.clone());
+        known.unwrap_or_else(|| {
+            let lines = make(&self.session);
+            self.lines.borrow_mut().push((route, lines.clone()));
+            lines
+        })
+    }
+}
+
+/// Two generations: when the young one is full it becomes the old one, and what is not asked for
+/// again goes with the next.
+#[derive(Default)]
+pub(super) struct Cache {
+    young: Texts,
+    old: Texts,
+    bytes: usize,
+}
+
+type Texts = HashMap<Box<[u8]>, Rc<Opened>, ahash::RandomState>;
+
+impl Cache {
+    pub(super) fn get(&mut self, sealed: &[u8]) -> Option<Rc<Opened>> {
+        if let Some(opened) = self.young.get(sealed) {
+            return Some(opened.clone());
+        }
+        let (text, opened) = self.old.remove_entry(sealed)?;
+        self.put(text, opened.clone());
+        Some(opened)
+    }
+
+    pub(super) fn put(&mut self, sealed: Box<[u8]>, opened: Rc<Opened>) {
+        if self.young.len() >= ENTRIES || self.bytes + sealed.len() > BYTES {
+            self.old = std::mem::take(&mut self.young);
+            self.bytes = 0;
+        }
+        self.bytes += sealed.len();
+        self.young.insert(sealed, opened);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tests::session;
+
+    #[test]
+    fn what_is_asked_for_stays_and_the_rest_goes_in_time() {
+        let mut cache = Cache::default();
+        let opened = Rc::new(Opened::new(Arc::new(session())));
+        let text = |n: usize| n.to_string().into_bytes().into_boxed_slice();
+        for n in 0..10 * ENTRIES {
+            cache.put(text(n), opened.clone());
+            assert!(cache.get(b"0").is_some(), "{n}");
+        }
+        assert!(cache.get(b"1").is_none());
+        assert!(cache.young.len() + cache.old.len() <= 2 * ENTRIES);
+    }
+
+    #[test]
+    fn long_texts_are_bounded_by_their_bytes() {
+        let mut cache = Cache::default();
+        let opened = Rc::new(Opened::new(Arc::new(session())));
+        for n in 0..2000_u32 {
+            let mut text = vec![0; 16 * 1024];
+            text[..4].copy_from_slice(&n.to_be_bytes());
+            cache.put(text.into(), opened.clone());
+        }
+        assert!(cache.young.len() + cache.old.len() <= 2 * BYTES / (16 * 1024));
+    }
+}
