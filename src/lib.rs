@@ -4,4 +4,6 @@ pub mod body;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod forward;
 pub mod session;
+pub mod upstream;

@@ -70,6 +70,21 @@ pub enum UpstreamUrl {
     Unix(PathBuf),
 }
 
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, host, port) = match self {
+            Self::Unix(path) => return write!(formatter, "unix:{}", path.display()),
+            Self::Http { host, port } => ("http", host, port),
+            Self::Https { host, port } => ("https", host, port),
+        };
+        if host.contains(':') {
+            write!(formatter, "{scheme}://[{host}]:{port}")
+        } else {
+            write!(formatter, "{scheme}://{host}:{port}")
+        }
+    }
+}
+
 /// Which top-level keys of the session a route may change or see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keys {
@@ -109,6 +124,23 @@ pub struct ClaimPath {
     pub owner: Owner,
     /// The others; at least one.
     pub members: Vec<String>,
+}
+
+impl fmt::Display for ClaimPath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self.owner {
+            Owner::User => "user",
+            Owner::Session => "session",
+        })?;
+        for member in &self.members {
+            if member.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+                write!(formatter, ".{member}")?;
+            } else {
+                write!(formatter, ".\"{member}\"")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// An address to listen on.

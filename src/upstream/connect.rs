@@ -1,0 +1,106 @@
+//! One connection to an upstream: over TCP, over TLS, over a unix socket. It owns the connect
+//! timeout; what is said over the connection is `pool`'s.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::config::value::UpstreamUrl;
+
+/// A connection to an upstream.
+pub enum Stream {
+    /// `http://…`
+    Tcp(TcpStream),
+    /// `https://…`
+    Tls(Box<TlsStream<TcpStream>>),
+    /// `unix:…`
+    Unix(UnixStream),
+}
+
+/// Connects within `limit`, name resolution and the TLS handshake included. The addresses of a
+/// name are tried in the resolver's order.
+pub async fn connect(url: &UpstreamUrl, tls: &TlsConnector, limit: Duration) -> io::Result<Stream> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("not within {limit:?}"));
+    tokio::time::timeout(limit, establish(url, tls)).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn establish(url: &UpstreamUrl, tls: &TlsConnector) -> io::Result<Stream> {
+    match url {
+        UpstreamUrl::Http { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
+        UpstreamUrl::Https { host, port } => {
+            let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+            let stream = tls.connect(name, tcp(host, *port).await?).await?;
+            Ok(Stream::Tls(Box::new(stream)))
+        }
+        UpstreamUrl::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    // A request's head and its first bytes must not wait for each other's acknowledgement.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Calls `$method` of whichever stream it is.
+macro_rules! either {
+    ($self:expr, $method:ident $(, $argument:expr)*) => {
+        match $self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Tls(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Unix(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(self, poll_read, context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, poll_write, context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, poll_flush, context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, poll_shutdown, context)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, poll_write_vectored, context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+}
