@@ -3,16 +3,61 @@
 //! and finds every error, `config/diagnostic.rs` shows them. Nobody else reads the file.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
 use url::Url;
 
+mod address;
+pub mod certificate;
+mod check;
+pub mod diagnostic;
+mod file;
+mod parse;
+mod provider;
+mod routes;
+mod secrets;
+mod server;
+mod session;
+mod table;
 pub mod value;
 
+use diagnostic::{Diagnostic, Diagnostics};
 use value::{ClaimPath, Keys, Origin, Secret, UpstreamUrl};
+
+/// A configuration, and what somebody should look at.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Warnings, in the file's order; the first hundred.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads the file at `path` with the process's environment: [`load_with`].
+pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
+    load_with(path, &|name| std::env::var(name).ok())
+}
+
+/// Reads the file at `path`, at most 1 MiB, and the certificates and secrets it names; these are
+/// looked for from the file's own directory. `environment` is where `{ env = "NAME" }` is looked
+/// up.
+///
+/// # Errors
+/// Everything that is wrong with the file, not the first only.
+pub fn load_with(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Diagnostics> {
+    let source = file::text(path)?;
+    let directory = path.parent().unwrap_or(Path::new("")).to_owned();
+    let name = path.display().to_string();
+    let (config, warnings) =
+        file::Reading::run(&name, &source, directory, environment, check::config)?;
+    Ok(Loaded { config, warnings })
+}
 
 /// All of gateway.toml.
 #[derive(Clone, Debug)]
@@ -227,3 +272,6 @@ pub struct Requirement {
     /// The claim, or one element of it where it is an array, equals one of these.
     pub any_of: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,15 @@
 //! Vestibule: a reverse-proxy authentication gateway.
 
+pub mod access;
 pub mod body;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
 pub mod forward;
+pub mod login;
+pub mod observe;
+pub mod page;
+pub mod route;
 pub mod session;
 pub mod upstream;

@@ -145,3 +145,27 @@ impl fmt::Display for ClaimPath {
 
 /// An address to listen on.
 pub type Listen = SocketAddr;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{address, parse};
+
+    #[test]
+    fn what_is_shown_can_be_written() {
+        for text in ["http://127.0.0.1:80", "https://[::1]:8443", "unix:/run/app.sock"] {
+            assert_eq!(address::upstream(text).unwrap().to_string(), text);
+        }
+        for text in ["user.org_id", "session.a.b-c", r#"user."https://example.com/plan".x"#] {
+            assert_eq!(parse::claim_path(text).unwrap().to_string(), text);
+        }
+        for text in ["https://a.example", "https://[::1]:8443"] {
+            assert_eq!(address::origin(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(…)");
+    }
+}

@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn a_group_that_holds_a_comma_is_left_out() {
-        let user = with(&json!({"groups": ["a", "b,admin", "c\r\nX-Forwarded-User: root", "d", 5]}));
+        let user =
+            with(&json!({"groups": ["a", "b,admin", "c\r\nX-Forwarded-User: root", "d", 5]}));
         assert_eq!(sent(&user, &route(), "x-forwarded-groups").unwrap(), "a,d,5");
         let alone = with(&json!({"groups": "one"}));
         assert_eq!(sent(&alone, &route(), "x-forwarded-groups").unwrap(), "one");

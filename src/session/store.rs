@@ -87,6 +87,12 @@ impl Visit {
         self.opened.as_ref().map(|opened| &*opened.session)
     }
 
+    /// A visit to the same session that writes to no browser: for what goes on in the background.
+    #[must_use]
+    pub fn without_cookies(&self) -> Self {
+        Self { opened: self.opened.clone(), ..Self::default() }
+    }
+
     /// The session with what is made of it once.
     pub fn opened(&self) -> Option<&Rc<Opened>> {
         self.opened.as_ref()

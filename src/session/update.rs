@@ -51,6 +51,19 @@ pub enum UpdateRefused {
 }
 
 impl UpdateRefused {
+    /// Every reason there is.
+    pub const ALL: [Self; 9] = [
+        Self::NotJson,
+        Self::NotAnObject,
+        Self::TooDeep,
+        Self::TooLarge,
+        Self::KeyNotAllowed,
+        Self::Protected,
+        Self::NotANumber,
+        Self::NoSession,
+        Self::SessionTooLarge,
+    ];
+
     /// The word for the log and for the `reason` label of the counter.
     pub fn reason(self) -> &'static str {
         match self {

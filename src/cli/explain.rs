@@ -1,0 +1,144 @@
+//! What a configuration means, for `vestibule check`: the listeners, the login, and a table with
+//! one row a route. No secrets.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use crate::config::value::Keys;
+use crate::config::{Access, Config, Requirement, Route};
+
+/// Prints it.
+pub(super) fn explain(name: &str, config: &Config, out: &mut impl Write) -> io::Result<()> {
+    let Config { server, provider, session, auth, .. } = config;
+    writeln!(out, "{name} is right.\n")?;
+    writeln!(out, "https   {}, as {}", server.https, list(&server.public_urls))?;
+    if let Some(http) = server.http {
+        writeln!(out, "http    {http}, redirects to https")?;
+    }
+    if let Some(admin) = server.admin {
+        writeln!(out, "admin   {admin}")?;
+    }
+    writeln!(out, "login   {} at {} as {}", auth.prefix, provider.issuer, provider.client_id)?;
+    let idle = match session.inactivity {
+        Some(inactivity) => format!(", or {} without a request", short(inactivity)),
+        None => String::new(),
+    };
+    let (cookie, absolute) = (&session.cookie.name, short(session.absolute));
+    writeln!(out, "session {absolute} from login{idle}; cookie {cookie}\n")?;
+
+    let header = ["HOST", "PATH", "ACCESS", "UPSTREAM", "SEES", "MAY CHANGE", "HEADERS"];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(config.routes.iter().map(row));
+    table(&rows, out)
+}
+
+fn row(route: &Route) -> [String; 7] {
+    let session = |keys| if route.access == Access::Public { "-".to_owned() } else { words(keys) };
+    let mut headers: Vec<_> =
+        route.headers.iter().map(|(name, source)| format!("{name} = {source}")).collect();
+    if route.access_token {
+        headers.push("authorization = the access token".to_owned());
+    }
+    [
+        route.host.clone().unwrap_or_else(|| "any".to_owned()),
+        route.path.clone(),
+        access(route.access, &route.require),
+        list(&route.upstream),
+        session(&route.session_header),
+        session(&route.session_update),
+        if headers.is_empty() { "-".to_owned() } else { headers.join(", ") },
+    ]
+}
+
+fn access(access: Access, require: &[Requirement]) -> String {
+    let mut text = match access {
+        Access::Login => "login",
+        Access::Api => "api",
+        Access::Optional => "optional",
+        Access::Public => "public",
+    }
+    .to_owned();
+    for (at, Requirement { claim, any_of }) in require.iter().enumerate() {
+        text += if at == 0 { ", if " } else { " and " };
+        text += &format!("{claim} is {}", any_of.join(" or "));
+    }
+    text
+}
+
+fn words(keys: &Keys) -> String {
+    match keys {
+        Keys::All => "all".to_owned(),
+        Keys::None => "none".to_owned(),
+        Keys::Only(keys) => list(keys),
+    }
+}
+
+fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// `1d`, `1h30m`, as it would be written in the file.
+fn short(duration: Duration) -> String {
+    let mut rest = duration.as_millis();
+    let mut text = String::new();
+    for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)]
+    {
+        if rest >= size {
+            text += &format!("{}{unit}", rest / size);
+            rest %= size;
+        }
+    }
+    text
+}
+
+/// Columns as wide as their widest cell.
+fn table<const N: usize>(rows: &[[String; N]], out: &mut impl Write) -> io::Result<()> {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    for row in rows {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            line += &format!("{cell:width$}  ");
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_shown_as_they_are_written() {
+        for (seconds, text) in [(86_400, "1d"), (5400, "1h30m"), (75, "1m15s")] {
+            assert_eq!(short(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(short(Duration::from_millis(1250)), "1s250ms");
+    }
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_blanks_at_the_end() {
+        let rows = [["A", "B", "C"], ["zoë", "b", ""]].map(|row| row.map(str::to_owned));
+        let mut out = Vec::new();
+        table(&rows, &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "A    B  C\nzoë  b\n");
+    }
+
+    #[test]
+    fn what_is_required_is_read_as_a_sentence() {
+        let require = |claim: &str, any_of: &[&str]| Requirement {
+            claim: claim.to_owned(),
+            any_of: any_of.iter().map(|&value| value.to_owned()).collect(),
+        };
+        assert_eq!(
+            access(Access::Api, &[require("roles", &["a", "b"]), require("org_id", &["x"])]),
+            "api, if roles is a or b and org_id is x"
+        );
+        assert_eq!(access(Access::Public, &[]), "public");
+    }
+}

@@ -1,0 +1,175 @@
+//! `[[route]]`: from the file to [`Route`], with what its keys mean for each other and for the
+//! rest of the file.
+
+use std::collections::BTreeSet;
+
+use http::HeaderName;
+
+use super::address::{host, path, upstream};
+use super::parse::{Wrong, claim_path, header_name};
+use super::table::{Item, Table, filled, flag};
+use super::value::{ClaimPath, Keys, Origin, UpstreamUrl};
+use super::{Access, Requirement, Route};
+
+/// What a route is held against; `None` where that itself is wrong.
+#[derive(Default)]
+pub(super) struct Surroundings {
+    /// `server.public_urls`
+    pub(super) public_urls: Option<Vec<Origin>>,
+    /// `auth.prefix`
+    pub(super) prefix: Option<String>,
+}
+
+/// All routes; no two for the same host and path.
+pub(super) fn routes(item: &Item<'_>, around: &Surroundings) -> Option<Vec<Route>> {
+    let mut seen = BTreeSet::new();
+    item.tables(|t| {
+        let route = route(t, around)?;
+        if !seen.insert((route.host.clone(), route.path.clone())) {
+            return t.wrong(
+                "path",
+                Wrong::new(
+                    "is the path of an earlier route too",
+                    "leave one of the two routes out",
+                ),
+            );
+        }
+        Some(route)
+    })
+}
+
+fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
+    let host = t.optional("host", |i| public_host(i, around));
+    let path = t.required("path", r#"write path = "/""#, |i| free_path(i, around));
+    let upstream = t.required("upstream", r#"write upstream = "http://127.0.0.1:9000""#, upstreams);
+    let access = t.key("access", "'login'", access);
+    let require = t.key("require", "{}", |i| i.entries(requirement));
+    let headers = t.key("headers", "{}", headers);
+    let session_update = t.key("session_update", "true", |i| keys(i, &["internal", "tokenSet"]));
+    let session_header = t.key("session_header", "true", |i| keys(i, &[]));
+    let access_token = t.key("access_token", "false", flag);
+
+    fits_access(t, access?, access_token)?;
+    Some(Route {
+        host,
+        path: path?,
+        upstream: upstream?,
+        access: access?,
+        require: require?,
+        headers: headers?,
+        session_update: session_update?,
+        session_header: session_header?,
+        access_token: access_token?,
+    })
+}
+
+/// SECURITY: who writes `require` believes that others are kept out. Where anyone may in, it
+/// would not do that.
+fn fits_access(t: &Table<'_>, access: Access, access_token: Option<bool>) -> Option<()> {
+    let anyone = match access {
+        Access::Login | Access::Api => return Some(()),
+        Access::Optional => r#"has no effect with access = "optional", which lets anyone in"#,
+        Access::Public => {
+            r#"has no effect with access = "public", which does not look at the session"#
+        }
+    };
+    let remedy = r#"write access = "login" or "api", or leave this out"#;
+    let mut fits = Some(());
+    if t.has("require") {
+        fits = t.wrong("require", Wrong::new(anyone, remedy));
+    }
+    if access == Access::Public && t.has("headers") {
+        fits = t.wrong("headers", Wrong::new(anyone, remedy));
+    }
+    if access == Access::Public && access_token == Some(true) {
+        fits = t.wrong("access_token", Wrong::new(anyone, remedy));
+    }
+    fits
+}
+
+fn public_host(item: &Item<'_>, around: &Surroundings) -> Option<String> {
+    let host = item.parse(host)?;
+    match &around.public_urls {
+        Some(origins) if !origins.iter().any(|origin| origin.host == host) => {
+            item.wrong(Wrong::new(
+                "is no public host",
+                format!(r#"add "https://{host}" to server.public_urls"#),
+            ))
+        }
+        _ => Some(host),
+    }
+}
+
+fn free_path(item: &Item<'_>, around: &Surroundings) -> Option<String> {
+    let path = item.parse(path)?;
+    let below = |prefix: &str| {
+        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    match &around.prefix {
+        Some(prefix) if below(prefix) => item.wrong(Wrong::new(
+            format!("lies under auth.prefix, {prefix}, which the gateway answers itself"),
+            "choose another path, or another auth.prefix",
+        )),
+        _ => Some(path),
+    }
+}
+
+/// One upstream, or a list.
+fn upstreams(item: &Item<'_>) -> Option<Vec<UpstreamUrl>> {
+    if item.is_list() {
+        item.some(|item| item.parse(upstream))
+    } else {
+        item.parse(upstream).map(|upstream| vec![upstream])
+    }
+}
+
+fn access(item: &Item<'_>) -> Option<Access> {
+    item.choice(&[
+        ("login", Access::Login),
+        ("api", Access::Api),
+        ("optional", Access::Optional),
+        ("public", Access::Public),
+    ])
+}
+
+fn requirement(claim: &str, item: &Item<'_>) -> Option<Requirement> {
+    if claim.is_empty() || claim.chars().any(char::is_control) {
+        return item.wrong_name(Wrong::new("names no claim", r#"write { roles = ["admin"] }"#));
+    }
+    let any_of = if item.is_list() { item.some(filled)? } else { vec![filled(item)?] };
+    Some(Requirement { claim: claim.to_owned(), any_of })
+}
+
+fn headers(item: &Item<'_>) -> Option<Vec<(HeaderName, ClaimPath)>> {
+    let mut seen = BTreeSet::new();
+    item.entries(|name, item| {
+        let header = match header_name(name) {
+            // Names differ by more than their case (RFC 9110, section 5.1).
+            Ok(header) if !seen.insert(header.as_str().to_owned()) => {
+                item.wrong_name(Wrong::new("names a header twice", "leave one of the two out"))
+            }
+            Ok(header) => Some(header),
+            Err(wrong) => item.wrong_name(wrong),
+        };
+        let source = item.parse(claim_path);
+        Some((header?, source?))
+    })
+}
+
+/// `true`, `false` or names, none of which is `reserved`.
+fn keys(item: &Item<'_>, reserved: &[&str]) -> Option<Keys> {
+    match item.as_flag() {
+        Some(true) => return Some(Keys::All),
+        Some(false) => return Some(Keys::None),
+        None if !item.is_list() => return item.other_than("true, false, or a list of keys"),
+        None => {}
+    }
+    let keys = item.some(|item| {
+        let key = filled(item)?;
+        if reserved.contains(&key.as_str()) {
+            return item.wrong(Wrong::new("is a key that no app can change", "leave it out"));
+        }
+        Some(key)
+    })?;
+    Some(Keys::Only(keys.into_iter().collect()))
+}

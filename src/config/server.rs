@@ -1,0 +1,149 @@
+//! `[server]`, `[[server.certificate]]` and `[server.limits]`: from the file to [`Server`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+
+use ipnet::IpNet;
+use rustls::sign::CertifiedKey;
+
+use super::address::origin;
+use super::certificate::{is_good_for, load};
+use super::parse::Wrong;
+use super::routes::Surroundings;
+use super::table::{Item, Table, file_path};
+use super::value::Origin;
+use super::{Certificate, Limits, Server};
+
+/// The table.
+pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Server> {
+    let https = t.key("https", "'0.0.0.0:8443'", address);
+    let http = t.optional("http", address);
+    let admin = t.optional("admin", address);
+    let public_urls = t.key("public_urls", "['https://localhost:8443']", public_urls);
+    let trusted_proxies = t.key("trusted_proxies", "[]", |i| i.list(network));
+    let certificates =
+        t.required("certificate", "write [[server.certificate]], with cert and key", |i| {
+            i.tables(certificate)
+        });
+    let workers = t.optional("workers", |i| i.number(1, 1024));
+    let limits = t.key("limits", "{}", |i| i.table(limits));
+
+    distinct_listeners(t, https, http, admin);
+    if let (Some(urls), Some(certificates)) = (&public_urls, &certificates) {
+        certified_hosts(t, urls, certificates);
+    }
+    around.public_urls.clone_from(&public_urls);
+    Some(Server {
+        https: https?,
+        http,
+        admin,
+        public_urls: public_urls?,
+        trusted_proxies: trusted_proxies?,
+        certificates: certificates?.into_iter().map(|(certificate, _)| certificate).collect(),
+        workers: workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)),
+        limits: limits?,
+    })
+}
+
+/// The bounds are such that neither hyper nor a timer is asked for the impossible.
+fn limits(t: &mut Table<'_>) -> Option<Limits> {
+    let header_bytes = t.key("header_bytes", "'64KiB'", |i| i.size("8KiB", "1MiB"));
+    let headers = t.key("headers", "100", |i| i.number(1, 1000));
+    let header_time = t.key("header_time", "'10s'", |i| i.time("1ms", "1h"));
+    let handshake_time = t.key("handshake_time", "'10s'", |i| i.time("1ms", "1h"));
+    let idle_time = t.key("idle_time", "'75s'", |i| i.time("1ms", "1d"));
+    let connections = t.key("connections", "10000", |i| i.number(1, 1_000_000));
+    let streams = t.key("streams", "100", |i| i.number(1, 10_000));
+    let connect_time = t.key("connect_time", "'5s'", |i| i.time("1ms", "1h"));
+    let response_time = t.key("response_time", "'60s'", |i| i.time("1ms", "1d"));
+    let drain_time = t.key("drain_time", "'30s'", |i| i.time("1ms", "1h"));
+    Some(Limits {
+        header_bytes: header_bytes?,
+        headers: headers?,
+        header_time: header_time?,
+        handshake_time: handshake_time?,
+        idle_time: idle_time?,
+        connections: connections?,
+        streams: streams?,
+        connect_time: connect_time?,
+        response_time: response_time?,
+        drain_time: drain_time?,
+    })
+}
+
+fn certificate(t: &mut Table<'_>) -> Option<(Certificate, CertifiedKey)> {
+    let cert = t.required("cert", r#"write cert = "certs/localhost.pem""#, file_path);
+    let key = t.required("key", r#"write key = "certs/localhost.key""#, file_path);
+    let certificate = Certificate { cert: cert?, key: key? };
+    match load(&certificate) {
+        Ok(certified) => Some((certificate, certified)),
+        Err(error) => {
+            let key = if error.is_about(&certificate.key) { "key" } else { "cert" };
+            t.wrong(
+                key,
+                Wrong::new(error.to_string(), "name a chain in PEM, leaf first, and its key"),
+            )
+        }
+    }
+}
+
+fn address(item: &Item<'_>) -> Option<SocketAddr> {
+    item.parse(|text| {
+        text.parse().map_err(|_| {
+            Wrong::new(
+                "is no address to listen on",
+                r#"write an IP address and a port: "0.0.0.0:8443", "[::]:8443""#,
+            )
+        })
+    })
+}
+
+/// Two listeners on one address: the second could not start.
+fn distinct_listeners(
+    t: &Table<'_>,
+    https: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
+) {
+    let remedy = || Wrong::new("is the address of another listener", "give each a port of its own");
+    let same = |one: Option<SocketAddr>, other: Option<SocketAddr>| {
+        one == other && one.is_some_and(|address| address.port() != 0)
+    };
+    if same(http, https) {
+        t.wrong::<()>("http", remedy());
+    }
+    if same(admin, https) || same(admin, http) {
+        t.wrong::<()>("admin", remedy());
+    }
+}
+
+fn public_urls(item: &Item<'_>) -> Option<Vec<Origin>> {
+    let mut seen: Vec<Origin> = Vec::new();
+    item.some(|item| {
+        let origin = item.parse(origin)?;
+        if seen.contains(&origin) {
+            return item.wrong(Wrong::new("stands here twice", "leave one out"));
+        }
+        seen.push(origin.clone());
+        Some(origin)
+    })
+}
+
+fn network(item: &Item<'_>) -> Option<IpNet> {
+    item.parse(|text| {
+        let address = text.parse().map(|address: IpAddr| address.into());
+        text.parse()
+            .or(address)
+            .map_err(|_| Wrong::new("is no network", r#"write "10.0.0.0/8", or one address"#))
+    })
+}
+
+/// A host without a certificate works, and every browser warns.
+fn certified_hosts(t: &Table<'_>, urls: &[Origin], certificates: &[(Certificate, CertifiedKey)]) {
+    for Origin { host, .. } in urls {
+        if !certificates.iter().any(|(_, certified)| is_good_for(certified, host)) {
+            let message = format!("has a host that no certificate is good for: {host}");
+            t.warn("public_urls", Wrong::new(message, "add a [[server.certificate]] for it"));
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The gateway's own endpoints, where a session begins and ends, and the refresh of its tokens. It
+//! never sees an upstream.
+//!
+//! | file | question |
+//! |---|---|
+//! | `begin` | how is a browser sent to the provider? |
+//! | `callback` | is the provider's answer good? |
+//! | `logout` | how does a session end, here and there? |
+//! | `refresh` | how do many requests share one refresh? |
+//! | `attempt` | what is remembered of a login under way? |
+//! | `parameters` | what did the query say? |
+//! | `return_to` | where does the browser go afterwards? |
+//! | `provider` | who is the provider, and is an ID token good? |
+//! | `token_endpoint`, `metadata`, `client_authentication`, `http_client` | how is it called? |
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
+
+use crate::body::Body;
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::config::value::Origin;
+use crate::error::Failure;
+use crate::observe::metrics::WorkerMetrics;
+use crate::session::{Sealer, Sessions, Visit};
+
+mod attempt;
+mod begin;
+mod callback;
+mod client_authentication;
+mod http_client;
+mod logout;
+mod metadata;
+mod parameters;
+pub mod provider;
+pub mod refresh;
+mod return_to;
+mod token_endpoint;
+
+pub use provider::Provider;
+pub use refresh::Refreshes;
+
+/// An endpoint under `auth.prefix`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Starts a login.
+    Login,
+    /// Takes the provider's answer.
+    Callback,
+    /// Ends the session.
+    Logout,
+    /// Shows the session.
+    Profile,
+}
+
+impl Endpoint {
+    /// The endpoint of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "login" => Some(Self::Login),
+            "callback" => Some(Self::Callback),
+            "logout" => Some(Self::Logout),
+            "profile" => Some(Self::Profile),
+            _ => None,
+        }
+    }
+}
+
+/// Logins, as one worker serves them.
+pub struct Login {
+    config: Arc<Config>,
+    provider: Arc<Provider>,
+    sealer: Arc<Sealer>,
+    sessions: Rc<Sessions>,
+    refreshes: Arc<Refreshes>,
+    metrics: Rc<WorkerMetrics>,
+}
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Parties {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The provider.
+    pub provider: Arc<Provider>,
+    /// Seals attempts.
+    pub sealer: Arc<Sealer>,
+    /// Refreshes under way.
+    pub refreshes: Arc<Refreshes>,
+}
+
+/// One request to the gateway itself.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// Its head.
+    pub request: &'a Parts,
+    /// The public origin it is for.
+    pub origin: &'a Origin,
+    /// When it came.
+    pub now: Timestamp,
+}
+
+impl Login {
+    /// For one worker.
+    pub fn new(parties: Parties, sessions: Rc<Sessions>, metrics: Rc<WorkerMetrics>) -> Self {
+        let Parties { config, provider, sealer, refreshes } = parties;
+        Self { config, provider, sealer, sessions, refreshes, metrics }
+    }
+
+    /// Serves an endpoint.
+    ///
+    /// # Errors
+    /// A page of its own, for whatever is wrong with the request, the answer or the provider.
+    pub async fn serve(
+        &self,
+        endpoint: Endpoint,
+        asked: Asked<'_>,
+        visit: &mut Visit,
+    ) -> Result<Response<Body>, Failure> {
+        let method = &asked.request.method;
+        if method != Method::GET && (method != Method::HEAD || endpoint != Endpoint::Profile) {
+            return Ok(get_only());
+        }
+        match endpoint {
+            Endpoint::Login => self.login(asked),
+            Endpoint::Callback => self.callback(asked, visit).await,
+            Endpoint::Logout => self.logout(asked, visit),
+            Endpoint::Profile => self.profile(visit),
+        }
+    }
+
+    /// Whether a cookie of this name is one of an attempt's.
+    pub fn owns_cookie(name: &[u8]) -> bool {
+        name.starts_with(attempt::COOKIE_PREFIX.as_bytes())
+    }
+
+    /// What apps see of the session, as JSON; never a token (CVE-2024-39315).
+    fn profile(&self, visit: &Visit) -> Result<Response<Body>, Failure> {
+        let session = visit.session().ok_or_else(|| self.login_required("/"))?;
+        let json = serde_json::to_vec(&session.view()).unwrap_or_default();
+        let mut response = Response::new(Body::from(json));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+
+    /// The answer to what needs a session and cannot be sent to log in: 401, and where to. It
+    /// starts no attempt.
+    pub fn login_required(&self, return_to: &str) -> Failure {
+        let mut failure =
+            Failure::new(StatusCode::UNAUTHORIZED, "login_required", "Please sign in first.");
+        let path: String = url::form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
+        let query = if return_to == "/" { String::new() } else { format!("?return_to={path}") };
+        failure.login_url = Some(format!("{}/login{query}", self.config.auth.prefix));
+        failure
+    }
+}
+
+/// 303: whatever the method was, the browser goes there with GET (RFC 9110, section 15.4.4).
+fn see_other(location: &str) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    // Every location here is an URL that was parsed or a path that was checked: visible ASCII.
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+        .headers_mut()
+        .insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn get_only() -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    response
+}
+
+fn provider_unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+    Failure::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "provider_unavailable",
+        "The sign-in service cannot be reached. Try again in a moment.",
+    )
+    .because(cause)
+    .retry_after(std::time::Duration::from_secs(5))
+}

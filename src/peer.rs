@@ -1,0 +1,27 @@
+//! The other end of a connection: found out once, at its beginning, and the same for every request
+//! on it. It knows no headers.
+
+use std::net::IpAddr;
+
+/// Who is connected, and to whom they think they are.
+pub struct Peer {
+    /// The address; an IPv4 address is never written as an IPv6 one.
+    pub address: IpAddr,
+    /// The name in the TLS handshake (RFC 6066, section 3), in lower case.
+    pub server_name: Option<String>,
+    /// Whether a name is served with the certificate of this connection.
+    pub same_certificate: Box<dyn Fn(&str) -> bool>,
+}
+
+impl Peer {
+    /// Whether a request for `host` may come over this connection.
+    ///
+    // SECURITY: domain fronting: who passed a filter for one name must not ask for another that
+    // has a certificate of its own (RFC 9110, section 7.4: 421).
+    pub fn may_ask_for(&self, host: &str) -> bool {
+        match &self.server_name {
+            None => true,
+            Some(name) => name == host || (self.same_certificate)(host),
+        }
+    }
+}

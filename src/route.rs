@@ -1,0 +1,188 @@
+//! What a request asks for: which public origin, and there which route or endpoint of the gateway's
+//! own. Pure: it looks at the request's head and at nothing else.
+//!
+//! The path that is matched is the path that is forwarded, byte for byte. On a host where any route
+//! is not public, a path that the app could read differently is refused (`route/path.rs`).
+
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::Authority;
+use http::{Method, StatusCode};
+
+use crate::config::value::Origin;
+use crate::config::{Access, Config};
+use crate::error::Failure;
+use crate::login::Endpoint;
+
+mod path;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// An endpoint of the gateway's own.
+    Auth(Endpoint),
+    /// The route with this index.
+    Upstream(usize),
+}
+
+/// The origins and routes.
+pub struct Routes {
+    origins: Vec<Guarded>,
+    /// The gateway's own endpoints, with the slash at the end.
+    prefix: String,
+    /// The longest path first, and of equal ones the one that names a host.
+    rules: Vec<Rule>,
+}
+
+struct Guarded {
+    origin: Origin,
+    /// Whether any route of this host is not public.
+    strict: bool,
+}
+
+struct Rule {
+    host: Option<String>,
+    path: String,
+    index: usize,
+}
+
+impl Routes {
+    /// The routes of a configuration.
+    pub fn new(config: &Config) -> Self {
+        let strict = |origin: &Origin| {
+            let here =
+                |host: &Option<String>| host.as_ref().is_none_or(|host| *host == origin.host);
+            config.routes.iter().any(|route| here(&route.host) && route.access != Access::Public)
+        };
+        let guarded = |origin: &Origin| Guarded { strict: strict(origin), origin: origin.clone() };
+        let mut rules: Vec<Rule> = config
+            .routes
+            .iter()
+            .enumerate()
+            .map(|(index, route)| Rule {
+                host: route.host.clone(),
+                path: route.path.clone(),
+                index,
+            })
+            .collect();
+        rules.sort_by_key(|rule| (std::cmp::Reverse(rule.path.len()), rule.host.is_none()));
+        Self {
+            origins: config.server.public_urls.iter().map(guarded).collect(),
+            prefix: format!("{}/", config.auth.prefix),
+            rules,
+        }
+    }
+
+    /// The public origin that a request is for, by index.
+    ///
+    /// # Errors
+    /// 400 if the request names no host or two, 421 if it names one that is not served here.
+    pub fn origin(&self, request: &Parts) -> Result<usize, Failure> {
+        let authority = authority(request)?;
+        let host = authority.host().trim_end_matches('.');
+        let port = authority.port_u16().unwrap_or(443);
+        let same = |guarded: &&Guarded| guarded.origin.host.eq_ignore_ascii_case(host);
+        // A port that somebody maps before us is no other origin of ours, if no other is configured.
+        let exact = self.origins.iter().position(|g| same(&g) && g.origin.port == port);
+        exact.or_else(|| self.origins.iter().position(|g| same(&g))).ok_or_else(misdirected)
+    }
+
+    /// The origin with this index, as configured.
+    pub fn origin_at(&self, index: usize) -> Option<&Origin> {
+        self.origins.get(index).map(|guarded| &guarded.origin)
+    }
+
+    /// What a request for `origin` asks for.
+    ///
+    /// # Errors
+    /// 405 for `CONNECT` and `TRACE`, 400 for a path that could be read in two ways, 404 for one
+    /// that nobody serves.
+    pub fn target(&self, request: &Parts, origin: usize) -> Result<Target, Failure> {
+        // SECURITY: TRACE would echo the session cookie and what the gateway adds.
+        if request.method == Method::CONNECT || request.method == Method::TRACE {
+            return Err(Failure::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "This method is not allowed here.",
+            ));
+        }
+        let path = request.uri.path();
+        let guarded = self.origins.get(origin).ok_or_else(misdirected)?;
+        if !path.starts_with('/') {
+            return Err(bad_path());
+        }
+        let target = self.lookup(&guarded.origin.host, path);
+        if guarded.strict
+            && let Some(read) = path::lenient(path).map_err(|_| bad_path())?
+            // SECURITY: `/%61dmin` and `/admin;x` are no way around the rule for `/admin`.
+            && self.lookup(&guarded.origin.host, &read) != target
+        {
+            return Err(bad_path());
+        }
+        target.ok_or_else(|| {
+            Failure::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address.")
+        })
+    }
+
+    fn lookup(&self, host: &str, path: &str) -> Option<Target> {
+        if let Some(name) = path.strip_prefix(self.prefix.as_str()) {
+            return Endpoint::from_name(name).map(Target::Auth);
+        }
+        let matches = |rule: &&Rule| {
+            rule.host.as_ref().is_none_or(|wanted| wanted == host) && covers(&rule.path, path)
+        };
+        self.rules.iter().find(matches).map(|rule| Target::Upstream(rule.index))
+    }
+}
+
+/// Whether `prefix` is `path` or ends at one of its slashes.
+fn covers(prefix: &str, path: &str) -> bool {
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
+}
+
+/// The one host that the request names, in its target or its `Host` (RFC 9112, section 3.2). Where
+/// it names it in both they are the same: who comes after us may look at either.
+fn authority(request: &Parts) -> Result<Authority, Failure> {
+    let mut fields = request.headers.get_all(HOST).iter();
+    let field = match (fields.next(), fields.next()) {
+        (_, Some(_)) => return Err(bad_host()),
+        (None, None) => None,
+        (Some(field), None) => Some(Authority::try_from(field.as_bytes()).map_err(|_| bad_host())?),
+    };
+    let authority = match (request.uri.authority(), field) {
+        (Some(target), Some(field)) if *target != field => return Err(bad_host()),
+        (Some(target), _) => target.clone(),
+        (None, Some(field)) => field,
+        (None, None) => return Err(bad_host()),
+    };
+    if authority.as_str().contains('@') {
+        return Err(bad_host());
+    }
+    Ok(authority)
+}
+
+fn bad_host() -> Failure {
+    Failure::new(
+        StatusCode::BAD_REQUEST,
+        "bad_host",
+        "The request names no host, or more than one.",
+    )
+}
+
+fn bad_path() -> Failure {
+    Failure::new(
+        StatusCode::BAD_REQUEST,
+        "bad_path",
+        "The address can be read in more than one way. Write it without escapes, dots or doubled slashes.",
+    )
+}
+
+/// RFC 9110, section 15.5.20.
+pub fn misdirected() -> Failure {
+    Failure::new(
+        StatusCode::MISDIRECTED_REQUEST,
+        "misdirected_request",
+        "This host is not served here.",
+    )
+}

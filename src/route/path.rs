@@ -1,0 +1,165 @@
+//! Paths that two parties could read differently. A rule for `/admin` holds only if the gateway and
+//! the app agree on which requests are for `/admin`; so what they could disagree on is refused. It
+//! knows no routes.
+
+/// The path as a lenient app reads it: percent-decoded once, without `;parameters`. Where it is the
+/// path itself, nothing is made.
+///
+/// # Errors
+/// When an app could read another path in it, whatever the routes are.
+pub(super) fn lenient(path: &str) -> Result<Option<String>, Ambiguous> {
+    let bytes = path.as_bytes();
+    if !bytes.starts_with(b"/") {
+        return Err(Ambiguous);
+    }
+    // Almost every path: nothing in it that anyone reads differently.
+    let plain = |pair: &[u8]| !matches!(pair, [b'/', b'/' | b'.'] | [b'%' | b';' | b'\\', _]);
+    if bytes.windows(2).all(plain) && !matches!(bytes, [.., b'%' | b';' | b'\\']) {
+        return Ok(None);
+    }
+    let mut read = Vec::with_capacity(bytes.len());
+    for segment in bytes.split(|byte| *byte == b'/').skip(1) {
+        read.push(b'/');
+        let start = read.len();
+        decode(segment.split(|byte| *byte == b';').next().unwrap_or_default(), &mut read)?;
+        // The parameters are dropped, but what is in them must be clean as well.
+        decode(segment, &mut Vec::new())?;
+        // RFC 3986, section 5.2.4; also `..;x`, which some servers read as `..` (CVE-2019-9901).
+        if matches!(read.get(start..), Some(b"." | b"..")) {
+            return Err(Ambiguous);
+        }
+    }
+    // `//` and `/;x/`: some servers merge empty segments.
+    if read.windows(2).any(|pair| pair == b"//") {
+        return Err(Ambiguous);
+    }
+    let read = String::from_utf8_lossy(&read);
+    Ok((read != path).then(|| read.into_owned()))
+}
+
+/// It could be read in two ways.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ambiguous;
+
+/// Decodes a segment onto `read`; what would be a delimiter or a control character is refused, and
+/// so is an escape that is none, or that hides another one from who decodes only once.
+fn decode(segment: &[u8], read: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    let mut bytes = segment.iter();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b'\\' | 0..=0x1f | 0x7f => return Err(Ambiguous),
+            b'%' => {
+                match (bytes.next().copied().and_then(hex), bytes.next().copied().and_then(hex)) {
+                    (Some(high), Some(low)) => high << 4 | low,
+                    _ => return Err(Ambiguous),
+                }
+            }
+            byte => *byte,
+        };
+        if matches!(byte, b'/' | b'\\' | 0..=0x1f | 0x7f) {
+            return Err(Ambiguous);
+        }
+        read.push(byte);
+    }
+    // Decoded once more, `%252f` is a slash.
+    let again = read.windows(3).any(|escape| match escape {
+        [b'%', high, low] => hex(*high)
+            .zip(hex(*low))
+            .is_some_and(|(high, low)| matches!(high << 4 | low, b'/' | b'\\' | b'.' | 0..=0x1f)),
+        _ => false,
+    });
+    if again { Err(Ambiguous) } else { Ok(()) }
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_path_that_everyone_reads_alike_passes_as_it_is() {
+        for path in
+            ["/", "/a", "/a/b.c/d..e/...", "/a/", "/-_~!$&'()*+,=:@", "/a.", "/ä", "/.well-known/x"]
+        {
+            assert_eq!(lenient(path), Ok(None), "{path}");
+        }
+    }
+
+    #[test]
+    fn escapes_and_parameters_are_read_as_a_lenient_app_reads_them() {
+        for (path, read) in [
+            ("/%61dmin", "/admin"),
+            ("/admin;a=b/c", "/admin/c"),
+            ("/a%20b", "/a b"),
+            ("/100%25", "/100%"),
+            ("/a%3Bb", "/a;b"),
+            ("/%C3%AB", "/ë"),
+        ] {
+            assert_eq!(lenient(path), Ok(Some(read.to_owned())), "{path}");
+        }
+    }
+
+    /// CVE-2026-33494, CVE-2019-9901, CVE-2021-39206 and their kin.
+    #[test]
+    fn what_two_parties_could_read_differently_is_refused() {
+        for path in [
+            "",
+            "a",
+            "*",
+            "/public/../admin",
+            "/public/..",
+            "/./admin",
+            "/.",
+            "/public/%2e%2e/admin",
+            "/public/.%2E/admin",
+            "/public/..;/admin",
+            "/public/..;a=b/admin",
+            "/.;/admin",
+            "//admin",
+            "/a//b",
+            "/a//",
+            "/;/admin",
+            "/a%2fb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a\\b",
+            "/\\evil",
+            "/a%00",
+            "/a%0d%0ab",
+            "/a%7f",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/a%2",
+            "/a%252fb",
+            "/%252e%252e/x",
+            "/a%255cb",
+            "/a%2500",
+            "/x;%2f",
+            "/x;%",
+            "/a;..%2f",
+        ] {
+            assert_eq!(lenient(path), Err(Ambiguous), "{path}");
+        }
+    }
+
+    proptest! {
+        /// Whoever decodes, drops parameters and resolves dots arrives at what was judged.
+        #[test]
+        fn a_path_that_passes_has_one_reading(path in "(/|%2e|%2f|%5c|;|\\.|a|%61|%25|\\\\|%)*") {
+            let path = format!("/{path}");
+            if let Ok(read) = lenient(&path) {
+                let read = read.unwrap_or(path);
+                let segments: Vec<_> = read.split('/').skip(1).collect();
+                let (last, middle) = segments.split_last().unwrap();
+                prop_assert!(middle.iter().all(|s| !s.is_empty() && *s != "." && *s != ".."));
+                prop_assert!(*last != "." && *last != "..");
+                prop_assert!(!read.contains('\\'));
+            }
+        }
+    }
+}

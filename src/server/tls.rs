@@ -1,0 +1,122 @@
+//! Certificates and the TLS handshake's settings: which certificate a name gets, and when the files
+//! are read again. A file that has become wrong changes nothing: the old certificates stay.
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::config::certificate::{CertificateError, is_good_for, load};
+use crate::config::{self};
+
+/// How often the files' times are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The certificates, replaced as a whole.
+pub(super) struct Certificates {
+    files: Vec<config::Certificate>,
+    served: ArcSwap<Vec<Arc<CertifiedKey>>>,
+}
+
+impl Certificates {
+    /// Reads the files.
+    pub(super) fn read(files: &[config::Certificate]) -> Result<Arc<Self>, CertificateError> {
+        let served = ArcSwap::from_pointee(read(files)?);
+        Ok(Arc::new(Self { files: files.to_owned(), served }))
+    }
+
+    /// Reads the files again.
+    pub(super) fn reread(&self) {
+        match read(&self.files) {
+            Ok(certificates) => {
+                self.served.store(Arc::new(certificates));
+                tracing::info!("the certificates were read again");
+            }
+            Err(error) => {
+                tracing::error!(%error, "a certificate is wrong; those read before stay in use");
+            }
+        }
+    }
+
+    /// Reads the files again whenever one of them has changed. Never ends.
+    pub(super) async fn watch(&self) {
+        let mut seen = self.changed();
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = self.changed();
+            if now != seen {
+                seen = now;
+                self.reread();
+            }
+        }
+    }
+
+    /// Whether two names get the same certificate.
+    pub(super) fn same(&self, one: &str, other: &str) -> bool {
+        let served = self.served.load();
+        pick(&served, one) == pick(&served, other)
+    }
+
+    fn changed(&self) -> Vec<Option<SystemTime>> {
+        let time = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
+        self.files.iter().flat_map(|file| [time(&file.cert), time(&file.key)]).collect()
+    }
+}
+
+fn read(files: &[config::Certificate]) -> Result<Vec<Arc<CertifiedKey>>, CertificateError> {
+    files.iter().map(|file| load(file).map(Arc::new)).collect()
+}
+
+/// The first certificate that is good for the name; the first of all if none is.
+fn pick(served: &[Arc<CertifiedKey>], name: &str) -> usize {
+    served.iter().position(|certified| is_good_for(certified, name)).unwrap_or(0)
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let served = self.served.load();
+        let index = hello.server_name().map_or(0, |name| pick(&served, name));
+        served.get(index).cloned()
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Certificates({} files)", self.files.len())
+    }
+}
+
+/// TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1, resumption by tickets.
+pub(super) fn settings(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut settings = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    settings.ticketer = rustls::crypto::ring::Ticketer::new()?;
+    Ok(Arc::new(settings))
+}
+
+/// What the gateway trusts when it is the client: the machine's own roots.
+pub(super) fn roots() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        tracing::warn!("this machine has no trusted roots: nothing can be called over https");
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(client))
+}

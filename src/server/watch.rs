@@ -1,0 +1,267 @@
+//! What a connection does, or does not do: told by its stream and its requests, judged once a second
+//! for all connections of a worker together. No timer is set per request.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use crate::config::Limits;
+
+/// How often connections are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// No time: nothing is waited for.
+const NONE: u64 = u64::MAX;
+
+/// All connections of one worker.
+pub(super) struct Watches {
+    started: Instant,
+    /// Milliseconds since `started`, as of the last look: coarse, and read without a system call.
+    now: Arc<AtomicU64>,
+    all: RefCell<Vec<Weak<Watch>>>,
+    header_time: u64,
+    idle_time: u64,
+}
+
+/// One connection. Shared with its stream, which may move to another task.
+pub(super) struct Watch {
+    now: Arc<AtomicU64>,
+    /// The last byte in either direction.
+    last: AtomicU64,
+    /// The first byte of a head that is not complete.
+    head: AtomicU64,
+    /// Since when the client has not taken what was written.
+    blocked: AtomicU64,
+    /// Requests whose responses are not yet sent.
+    under_way: AtomicU64,
+    multiplexed: AtomicBool,
+    close: Notify,
+}
+
+impl Watches {
+    pub(super) fn new(limits: &Limits) -> Rc<Self> {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(NONE);
+        Rc::new(Self {
+            started: Instant::now(),
+            now: Arc::default(),
+            all: RefCell::default(),
+            header_time: millis(limits.header_time),
+            idle_time: millis(limits.idle_time),
+        })
+    }
+
+    /// A new connection.
+    pub(super) fn add(&self) -> Arc<Watch> {
+        let now = self.now.load(Relaxed);
+        let watch = Arc::new(Watch {
+            now: self.now.clone(),
+            last: AtomicU64::new(now),
+            // Nothing was said yet: the first head is due from now on.
+            head: AtomicU64::new(now),
+            blocked: AtomicU64::new(NONE),
+            under_way: AtomicU64::new(0),
+            multiplexed: AtomicBool::new(false),
+            close: Notify::new(),
+        });
+        self.all.borrow_mut().push(Arc::downgrade(&watch));
+        watch
+    }
+
+    /// Closes what is over its limits, as long as the worker runs.
+    pub(super) async fn look_regularly(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.look();
+        }
+    }
+
+    fn look(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NONE);
+        self.now.store(now, Relaxed);
+        self.all.borrow_mut().retain(|watch| {
+            let Some(watch) = watch.upgrade() else { return false };
+            if self.is_over(&watch, now) {
+                watch.close.notify_one();
+            }
+            true
+        });
+    }
+
+    fn is_over(&self, watch: &Watch, now: u64) -> bool {
+        let since = |time: &AtomicU64| match time.load(Relaxed) {
+            NONE => 0,
+            time => now.saturating_sub(time),
+        };
+        let waiting = watch.under_way.load(Relaxed) == 0;
+        // A client that does not read holds the app's response, too.
+        since(&watch.blocked) > self.idle_time
+            || (waiting && since(&watch.head) > self.header_time)
+            || (waiting && since(&watch.last) > self.idle_time)
+    }
+}
+
+impl Watch {
+    /// Ends when the connection is over its limits.
+    pub(super) async fn closed(&self) {
+        self.close.notified().await;
+    }
+
+    /// On this connection frames of many requests are mixed (HTTP/2): single heads are not seen.
+    pub(super) fn multiplexed(&self) {
+        self.multiplexed.store(true, Relaxed);
+        self.head.store(NONE, Relaxed);
+    }
+
+    /// A head has come; until the guard is dropped its request is under way.
+    pub(super) fn request(self: &Arc<Self>) -> UnderWay {
+        self.head.store(NONE, Relaxed);
+        self.under_way.fetch_add(1, Relaxed);
+        UnderWay(self.clone())
+    }
+
+    fn read(&self) {
+        let now = self.now.load(Relaxed);
+        self.last.store(now, Relaxed);
+        if !self.multiplexed.load(Relaxed)
+            && self.under_way.load(Relaxed) == 0
+            && self.head.load(Relaxed) == NONE
+        {
+            self.head.store(now, Relaxed);
+        }
+    }
+}
+
+/// A request under way.
+pub(super) struct UnderWay(Arc<Watch>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Relaxed);
+        self.0.last.store(self.0.now.load(Relaxed), Relaxed);
+    }
+}
+
+/// A stream that tells its watch what it does.
+pub(super) struct Watched<T> {
+    pub(super) inner: T,
+    pub(super) watch: Arc<Watch>,
+}
+
+impl<T> Watched<T> {
+    fn wrote(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let now = self.watch.now.load(Relaxed);
+        if poll.is_ready() {
+            self.watch.last.store(now, Relaxed);
+            self.watch.blocked.store(NONE, Relaxed);
+        } else if self.watch.blocked.load(Relaxed) == NONE {
+            self.watch.blocked.store(now, Relaxed);
+        }
+        poll
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.watch.read();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.wrote(poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        self.wrote(poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watches() -> Watches {
+        Watches {
+            started: Instant::now(),
+            now: Arc::default(),
+            all: RefCell::default(),
+            header_time: 10,
+            idle_time: 50,
+        }
+    }
+
+    #[test]
+    fn a_connection_is_over_when_its_head_or_its_next_request_does_not_come() {
+        let all = watches();
+        let watch = all.add();
+        assert!(!all.is_over(&watch, 10) && all.is_over(&watch, 11), "it said nothing");
+        let request = watch.request();
+        assert!(!all.is_over(&watch, 1000), "a request is under way");
+        all.now.store(100, Relaxed);
+        drop(request);
+        assert!(!all.is_over(&watch, 150) && all.is_over(&watch, 151), "it is idle");
+        watch.read();
+        assert!(!all.is_over(&watch, 110) && all.is_over(&watch, 111), "a head is not complete");
+        watch.multiplexed();
+        assert!(!all.is_over(&watch, 150) && all.is_over(&watch, 151), "frames are no heads");
+    }
+
+    #[test]
+    fn a_connection_is_over_when_the_client_does_not_read() {
+        let all = watches();
+        let watch = all.add();
+        let _request = watch.request();
+        let watched = Watched { inner: (), watch: watch.clone() };
+        let _ = watched.wrote(Poll::Pending);
+        assert!(!all.is_over(&watch, 50) && all.is_over(&watch, 51));
+        let _ = watched.wrote(Poll::Ready(Ok(1)));
+        assert!(!all.is_over(&watch, 51));
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten() {
+        let all = watches();
+        drop(all.add());
+        let _kept = all.add();
+        all.look();
+        assert_eq!(all.all.borrow().len(), 1);
+    }
+}
