@@ -38,7 +38,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const PROTOCOLS: [Protocol; 2] = [Protocol::Http1, Protocol::Http2];
 
 /// Waits until `check` gives something.
-#[track_caller]
 pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
