@@ -105,6 +105,8 @@ impl Forward {
         let mut response = self.upstreams.send(way.route, request).await.map_err(failure)?;
         let update = take_update(response.headers_mut(), route);
         self.clean(response.headers_mut(), way);
+        // Which HTTP the app speaks is between it and us (RFC 9110, section 6.2).
+        *response.version_mut() = Version::HTTP_11;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(browser) = browser else { return Err(bad_gateway(Unasked)) };
             upgrade::join(browser, &mut response);

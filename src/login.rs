@@ -41,6 +41,7 @@ pub mod refresh;
 mod return_to;
 mod token_endpoint;
 
+pub use client_authentication::KeyError;
 pub use provider::Provider;
 pub use refresh::Refreshes;
 
@@ -140,7 +141,7 @@ impl Login {
 
     /// What apps see of the session, as JSON; never a token (CVE-2024-39315).
     fn profile(&self, visit: &Visit) -> Result<Response<Body>, Failure> {
-        let session = visit.session().ok_or_else(|| self.login_required("/"))?;
+        let session = visit.session().ok_or_else(|| self.login_required())?;
         let json = serde_json::to_vec(&session.view()).unwrap_or_default();
         let mut response = Response::new(Body::from(json));
         let headers = response.headers_mut();
@@ -150,13 +151,12 @@ impl Login {
     }
 
     /// The answer to what needs a session and cannot be sent to log in: 401, and where to. It
-    /// starts no attempt.
-    pub fn login_required(&self, return_to: &str) -> Failure {
+    /// starts no attempt. Where to come back to is for the page that asked to add: it is not what
+    /// its script asked for.
+    pub fn login_required(&self) -> Failure {
         let mut failure =
             Failure::new(StatusCode::UNAUTHORIZED, "login_required", "Please sign in first.");
-        let path: String = url::form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
-        let query = if return_to == "/" { String::new() } else { format!("?return_to={path}") };
-        failure.login_url = Some(format!("{}/login{query}", self.config.auth.prefix));
+        failure.login_url = Some(format!("{}/login", self.config.auth.prefix));
         failure
     }
 }

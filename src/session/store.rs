@@ -62,6 +62,18 @@ pub enum CommitRefused {
     Seal(#[source] SealError),
 }
 
+impl CommitRefused {
+    /// The reason as the log and the counter have it; none where it is the gateway that failed.
+    pub fn reason(&self) -> Option<UpdateRefused> {
+        match self {
+            Self::Update(refused) => Some(*refused),
+            Self::NoSession => Some(UpdateRefused::NoSession),
+            Self::TooLarge(_) => Some(UpdateRefused::SessionTooLarge),
+            Self::Seal(_) => None,
+        }
+    }
+}
+
 /// What one request brought, and what its response will write.
 #[derive(Default)]
 pub struct Visit {
