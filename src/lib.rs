@@ -5,6 +5,8 @@ pub mod body;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod error;
 pub mod forward;
 pub mod gateway;
