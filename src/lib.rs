@@ -51,6 +51,8 @@ pub mod upstream;
 pub mod body;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod error;
 pub mod peer;
 
