@@ -9,6 +9,7 @@
 //! | `app`, `peer` | a scripted app |
 //! | `provider` | a scripted provider, and the embedded one |
 //! | `authority` | certificates |
+//! | `stage` | all of these, as most stories want them |
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -22,13 +23,15 @@ pub(crate) mod jar;
 pub(crate) mod peer;
 pub(crate) mod provider;
 pub(crate) mod raw;
+pub(crate) mod stage;
 pub(crate) mod wire;
 
 pub(crate) use app::{App, Reply};
 pub(crate) use browser::Browser;
 pub(crate) use gateway::Gateway;
-pub(crate) use provider::Provider;
+pub(crate) use provider::{Provider, Scripted};
 pub(crate) use raw::Raw;
+pub(crate) use stage::Stage;
 pub(crate) use wire::{Answer, Ask, Protocol};
 
 /// How long anything may take before a test gives it up: generous, for a busy machine.
