@@ -13,3 +13,6 @@
 mod support;
 
 mod login;
+mod logout;
+mod session;
+mod update;

@@ -23,7 +23,7 @@ impl Stage {
 
     /// With what `write` puts into the file.
     pub(crate) async fn with(write: impl FnOnce(Builder, &App) -> Builder) -> Self {
-        let provider = Provider::start().await;
+        let provider = Provider::start_with(&["localhost", "app.example.test"], |_| {}).await;
         let app = App::plain().await;
         let gateway = write(Gateway::with(&provider), &app).start().await;
         Self { gateway, app, provider }
