@@ -12,6 +12,8 @@
 
 mod support;
 
+mod callback;
+mod cookie;
 mod login;
 mod logout;
 mod session;
