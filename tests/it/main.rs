@@ -14,7 +14,11 @@ mod support;
 
 mod callback;
 mod cookie;
+mod identity;
 mod login;
 mod logout;
+mod paths;
+mod redirects;
 mod session;
+mod stripping;
 mod update;
