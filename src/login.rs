@@ -129,7 +129,8 @@ impl Login {
         }
         match endpoint {
             Endpoint::Login => self.login(asked),
-            Endpoint::Callback => self.callback(asked, visit).await,
+            // Boxed: it is rare and large, and room for it would be held by every connection.
+            Endpoint::Callback => Box::pin(self.callback(asked, visit)).await,
             Endpoint::Logout => self.logout(asked, visit),
             Endpoint::Profile => self.profile(visit),
         }
@@ -193,3 +194,6 @@ fn provider_unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync
     .because(cause)
     .retry_after(std::time::Duration::from_secs(5))
 }
+
+#[cfg(test)]
+mod tests;
