@@ -274,4 +274,6 @@ pub struct Requirement {
 }
 
 #[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
 mod tests;

@@ -10,7 +10,8 @@
 //! | `attempt` | what is remembered of a login under way? |
 //! | `parameters` | what did the query say? |
 //! | `return_to` | where does the browser go afterwards? |
-//! | `provider` | who is the provider, and is an ID token good? |
+//! | `provider` | who is the provider, and which are its keys? |
+//! | `id_token` | is an ID token good? |
 //! | `token_endpoint`, `metadata`, `client_authentication`, `http_client` | how is it called? |
 
 use std::rc::Rc;
@@ -33,6 +34,7 @@ mod begin;
 mod callback;
 mod client_authentication;
 mod http_client;
+mod id_token;
 mod logout;
 mod metadata;
 mod parameters;
@@ -128,7 +130,8 @@ impl Login {
         }
         match endpoint {
             Endpoint::Login => self.login(asked),
-            Endpoint::Callback => self.callback(asked, visit).await,
+            // Boxed: it is rare and large, and room for it would be held by every connection.
+            Endpoint::Callback => Box::pin(self.callback(asked, visit)).await,
             Endpoint::Logout => self.logout(asked, visit),
             Endpoint::Profile => self.profile(visit),
         }
@@ -191,3 +194,6 @@ fn provider_unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync
     .because(cause)
     .retry_after(std::time::Duration::from_secs(5))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,10 @@ use crate::error::Failure;
 use crate::observe::metrics::LoginOutcome;
 use crate::session::{Change, Visit};
 
+/// A longer ID token is not sent along, in bytes: many servers take no longer address, and the
+/// provider asks the user instead.
+const LONGEST_HINT: usize = 4096;
+
 impl Login {
     /// `GET logout`.
     pub(super) fn logout(
@@ -53,8 +57,10 @@ impl Login {
         let back = return_to.on(asked.origin);
         let url = match discovered.metadata.logout()? {
             LogoutAddress::EndSession(mut url) => {
+                if id_token.len() <= LONGEST_HINT {
+                    url.query_pairs_mut().append_pair("id_token_hint", id_token);
+                }
                 url.query_pairs_mut()
-                    .append_pair("id_token_hint", id_token)
                     .append_pair("post_logout_redirect_uri", &back)
                     .append_pair("client_id", client_id);
                 url
