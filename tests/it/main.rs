@@ -1,0 +1,15 @@
+//! The gateway as a black box: each file is a subject, each test a story. The real binary runs with
+//! a `gateway.toml` of its own, browsers talk to it over TLS, scripted apps stand behind it, and a
+//! provider stands beside it; all of it on loopback. Nothing here knows the gateway's modules but
+//! for the embedded provider.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a broken assumption of a test is a failed test"
+)]
+
+mod support;
+
+mod login;
