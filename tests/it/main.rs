@@ -12,4 +12,9 @@
 
 mod support;
 
+mod callback;
+mod cookie;
 mod login;
+mod logout;
+mod session;
+mod update;

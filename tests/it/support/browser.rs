@@ -70,6 +70,11 @@ impl Browser {
         self.jar().put(&self.home, name, value);
     }
 
+    /// Forgets a cookie.
+    pub(crate) fn forget(&self, name: &str) {
+        self.jar().remove(name);
+    }
+
     /// What was refused of what it was told to keep.
     pub(crate) fn refused(&self) -> Vec<String> {
         self.refused.lock().unwrap().clone()

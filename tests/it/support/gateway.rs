@@ -188,6 +188,12 @@ impl Builder {
         self
     }
 
+    /// The gateway's only host, in place of localhost.
+    pub(crate) fn only_host(mut self, host: &str) -> Self {
+        self.hosts = vec![host.to_owned()];
+        self
+    }
+
     /// A line of TOML in `[server]`.
     pub(crate) fn server(self, line: &str) -> Self {
         self.line("server", line)
@@ -240,10 +246,12 @@ impl Builder {
             fs::write(path.join(format!("{host}.key")), key).unwrap();
         }
         fs::write(path.join("authority.pem"), &authority().pem).unwrap();
+        fs::write(path.join("client-secret"), SECRET).unwrap();
         fs::write(path.join("secret"), "a secret of the tests, long enough for all").unwrap();
         let [http, admin] = [free_port(), free_port()];
         fs::write(path.join("gateway.toml"), self.text(http, admin)).unwrap();
-        let url = |scheme, port| Url::parse(&format!("{scheme}://localhost:{port}/")).unwrap();
+        let host = &self.hosts[0];
+        let url = |scheme, port| Url::parse(&format!("{scheme}://{host}:{port}/")).unwrap();
         let child = spawn(path, &self.environment);
         let mut gateway = Gateway {
             url: url("https", self.port),
@@ -277,7 +285,7 @@ impl Builder {
             self.lines("provider"),
         );
         if !self.lines("provider").contains("private_key") {
-            text += &format!("client_secret = {SECRET:?}\n");
+            text += "client_secret = { file = \"client-secret\" }\n";
         }
         let session = self.lines("session");
         text += &format!("[session]\n{session}");
