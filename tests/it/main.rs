@@ -12,4 +12,5 @@
 
 mod support;
 
+mod legacy_apps;
 mod login;

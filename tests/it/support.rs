@@ -9,6 +9,7 @@
 //! | `app`, `peer` | a scripted app |
 //! | `provider` | a scripted provider, and the embedded one |
 //! | `authority` | certificates |
+//! | `program` | a program that is not ours |
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -20,6 +21,7 @@ pub(crate) mod browser;
 pub(crate) mod gateway;
 pub(crate) mod jar;
 pub(crate) mod peer;
+pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod raw;
 pub(crate) mod wire;

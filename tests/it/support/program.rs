@@ -1,0 +1,70 @@
+//! A program that we did not write, beside the gateway: what to install if it is missing, what it
+//! printed, and its end. It does not know what the program is for.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use super::until;
+
+/// A running program. It is killed with its value.
+pub(crate) struct Program {
+    name: String,
+    child: Child,
+    /// A directory of its own, which is gone when it is.
+    pub(crate) directory: TempDir,
+}
+
+/// The repository's own file or directory of this name.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+impl Program {
+    /// Starts a command that the Debian package `package` brings.
+    pub(crate) fn start(command: &mut Command, package: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        let name = command.get_program().to_string_lossy().into_owned();
+        let file = fs::File::create(directory.path().join("output")).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let child = command.spawn().unwrap_or_else(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                panic!("there is no {name}: install Debian's {package}, or run tests/run, which does")
+            }
+            _ => panic!("{name} does not start: {error}"),
+        });
+        Self { name, child, directory }
+    }
+
+    /// Waits until it listens on this port of loopback.
+    pub(crate) async fn listens(&mut self, port: u16) {
+        let name = self.name.clone();
+        until(&format!("{name} listens on {port}"), async || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("{name} ended with {status}:\n{}", self.output());
+            }
+            TcpStream::connect(("127.0.0.1", port)).await.ok()
+        })
+        .await;
+    }
+
+    /// What it has printed.
+    pub(crate) fn output(&self) -> String {
+        let bytes = fs::read(self.directory.path().join("output")).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- what {} printed:\n{}", self.name, self.output());
+        }
+    }
+}
