@@ -14,3 +14,4 @@ mod support;
 
 mod legacy_apps;
 mod login;
+mod oidc_provider;

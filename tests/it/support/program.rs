@@ -33,7 +33,9 @@ impl Program {
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| match error.kind() {
             ErrorKind::NotFound => {
-                panic!("there is no {name}: install Debian's {package}, or run tests/run, which does")
+                panic!(
+                    "there is no {name}: install Debian's {package}, or run tests/run, which does"
+                )
             }
             _ => panic!("{name} does not start: {error}"),
         });
