@@ -10,6 +10,7 @@
 //! | `provider` | a scripted provider, and the embedded one |
 //! | `authority` | certificates |
 //! | `program` | a program that is not ours |
+//! | `webdriver` | Chromium |
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -24,6 +25,7 @@ pub(crate) mod peer;
 pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod raw;
+pub(crate) mod webdriver;
 pub(crate) mod wire;
 
 pub(crate) use app::{App, Reply};

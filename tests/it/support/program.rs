@@ -5,6 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -30,6 +31,8 @@ impl Program {
         let directory = TempDir::new().unwrap();
         let name = command.get_program().to_string_lossy().into_owned();
         let file = fs::File::create(directory.path().join("output")).unwrap();
+        // Whatever it wants to remember, it forgets.
+        command.env("HOME", directory.path());
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| match error.kind() {
             ErrorKind::NotFound => {
@@ -52,6 +55,14 @@ impl Program {
             TcpStream::connect(("127.0.0.1", port)).await.ok()
         })
         .await;
+    }
+
+    /// Gives it this long to end by itself.
+    pub(crate) fn wait(&mut self, limit: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < limit && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// What it has printed.
