@@ -17,18 +17,18 @@ impl Example {
         let port = free_port();
         let mut command = Command::new("php");
         command.args(["-S", &format!("127.0.0.1:{port}"), "-t"]).arg(repository("examples/php"));
-        Self::serve(&mut command, "php-cli", port).await
+        Self::serve(&mut command, "install Debian's php-cli, or run tests/run", port).await
     }
 
     async fn python() -> Self {
         let port = free_port();
         let mut command = Command::new("python3");
         command.arg(repository("examples/python/app.py")).arg(port.to_string());
-        Self::serve(&mut command, "python3", port).await
+        Self::serve(&mut command, "install Debian's python3, or run tests/run", port).await
     }
 
-    async fn serve(command: &mut Command, package: &str, port: u16) -> Self {
-        let mut program = Program::start(command, package);
+    async fn serve(command: &mut Command, remedy: &str, port: u16) -> Self {
+        let mut program = Program::start(command, remedy);
         program.listens(port).await;
         Self { url: format!("http://127.0.0.1:{port}"), _program: program }
     }

@@ -12,6 +12,7 @@
 
 mod support;
 
+mod demo;
 mod legacy_apps;
 mod login;
 mod oidc_provider;

@@ -45,7 +45,7 @@ impl Certified {
         arguments.as_object_mut().unwrap().extend(over);
         let mut command = Command::new("node");
         command.arg(package.join("server.mjs")).arg(arguments.to_string());
-        let mut program = Program::start(&mut command, "nodejs");
+        let mut program = Program::start(&mut command, "install Debian's nodejs, or run tests/run");
         program.listens(port).await;
         Self { issuer: format!("http://127.0.0.1:{port}"), gateway_port, program }
     }

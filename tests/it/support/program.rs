@@ -26,20 +26,16 @@ pub(crate) fn repository(path: &str) -> PathBuf {
 }
 
 impl Program {
-    /// Starts a command that the Debian package `package` brings.
-    pub(crate) fn start(command: &mut Command, package: &str) -> Self {
+    /// Starts a command; `remedy` says what to do if there is none.
+    pub(crate) fn start(command: &mut Command, remedy: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let name = command.get_program().to_string_lossy().into_owned();
         let file = fs::File::create(directory.path().join("output")).unwrap();
-        // Whatever it wants to remember, it forgets.
-        command.env("HOME", directory.path());
+        // What it leaves behind goes with it.
+        command.env("HOME", directory.path()).env("TMPDIR", directory.path());
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                panic!(
-                    "there is no {name}: install Debian's {package}, or run tests/run, which does"
-                )
-            }
+            ErrorKind::NotFound => panic!("there is no {name}: {remedy}"),
             _ => panic!("{name} does not start: {error}"),
         });
         Self { name, child, directory }
