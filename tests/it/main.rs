@@ -14,7 +14,10 @@ mod support;
 
 mod callback;
 mod cookie;
+mod demo;
+mod legacy_apps;
 mod login;
 mod logout;
+mod oidc_provider;
 mod session;
 mod update;
