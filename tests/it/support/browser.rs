@@ -153,11 +153,8 @@ impl Browser {
     pub(crate) async fn submit(&self, page: &Answer, fields: &[(&str, &str)]) -> Answer {
         let answer = self.submit_once(page, fields).await;
         // The page that the form stands on starts what follows.
-        let from = if page.url.host_str() == self.home.host_str() {
-            From::SameSite
-        } else {
-            From::Link
-        };
+        let from =
+            if page.url.host_str() == self.home.host_str() { From::SameSite } else { From::Link };
         self.follow_from(answer, from).await
     }
 

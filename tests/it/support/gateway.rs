@@ -178,9 +178,7 @@ impl Builder {
 
     /// A route to these addresses, with more lines of TOML.
     pub(crate) fn route_to(mut self, path: &str, upstream: &[&str], lines: &str) -> Self {
-        self.routes.push(format!(
-            "[[route]]\npath = {path:?}\nupstream = {upstream:?}\n{lines}\n"
-        ));
+        self.routes.push(format!("[[route]]\npath = {path:?}\nupstream = {upstream:?}\n{lines}\n"));
         self
     }
 
@@ -269,9 +267,8 @@ impl Builder {
             self.lines("server"),
         );
         for host in &self.hosts {
-            text += &format!(
-                "[[server.certificate]]\ncert = \"{host}.pem\"\nkey = \"{host}.key\"\n"
-            );
+            text +=
+                &format!("[[server.certificate]]\ncert = \"{host}.pem\"\nkey = \"{host}.key\"\n");
         }
         text += &format!("[server.limits]\n{}", self.lines("server.limits"));
         let issuer = &self.issuer;
@@ -303,9 +300,8 @@ impl Builder {
 }
 
 fn spawn(directory: &Path, environment: &[(String, String)]) -> Child {
-    let file = |name: &str| {
-        File::options().create(true).append(true).open(directory.join(name)).unwrap()
-    };
+    let file =
+        |name: &str| File::options().create(true).append(true).open(directory.join(name)).unwrap();
     Command::new(env!("CARGO_BIN_EXE_vestibule"))
         .args(["serve", "-c", "gateway.toml"])
         .current_dir(directory)
