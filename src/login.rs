@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::config::value::Origin;
 use crate::error::Failure;
 use crate::observe::metrics::WorkerMetrics;
-use crate::session::{Sealer, Sessions, Visit};
+use crate::session::{Sealer, Sessions, Unavailable, Visit};
 
 mod attempt;
 mod begin;
@@ -130,9 +130,9 @@ impl Login {
         }
         match endpoint {
             Endpoint::Login => self.login(asked),
-            // Boxed: it is rare and large, and room for it would be held by every connection.
+            // Boxed: they are rare and large, and room for them would be held by every connection.
             Endpoint::Callback => Box::pin(self.callback(asked, visit)).await,
-            Endpoint::Logout => self.logout(asked, visit),
+            Endpoint::Logout => Box::pin(self.logout(asked, visit)).await,
             Endpoint::Profile => self.profile(visit),
         }
     }
@@ -183,6 +183,17 @@ fn get_only() -> Response<Body> {
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
     response
+}
+
+/// The store of sessions is away: nobody knows whether there is a session.
+pub fn sessions_unavailable(cause: Unavailable) -> Failure {
+    Failure::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "sessions_unavailable",
+        "It cannot be looked up who you are right now. Try again in a moment.",
+    )
+    .because(cause)
+    .retry_after(std::time::Duration::from_secs(2))
 }
 
 fn provider_unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
