@@ -14,9 +14,12 @@ mod support;
 
 mod callback;
 mod cookie;
+mod demo;
 mod identity;
+mod legacy_apps;
 mod login;
 mod logout;
+mod oidc_provider;
 mod paths;
 mod redirects;
 mod session;

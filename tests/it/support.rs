@@ -9,7 +9,9 @@
 //! | `app`, `peer` | a scripted app |
 //! | `provider` | a scripted provider, and the embedded one |
 //! | `authority` | certificates |
+//! | `program` | a program that is not ours |
 //! | `stage` | all of these, as most stories want them |
+//! | `webdriver` | Chromium |
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -21,9 +23,11 @@ pub(crate) mod browser;
 pub(crate) mod gateway;
 pub(crate) mod jar;
 pub(crate) mod peer;
+pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod raw;
 pub(crate) mod stage;
+pub(crate) mod webdriver;
 pub(crate) mod wire;
 
 pub(crate) use app::{App, Reply};
