@@ -12,16 +12,21 @@
 
 mod support;
 
+mod admin;
 mod callback;
 mod cookie;
 mod demo;
+mod forward;
 mod identity;
 mod legacy_apps;
 mod login;
 mod logout;
 mod oidc_provider;
 mod paths;
+mod process;
 mod redirects;
 mod session;
 mod stripping;
+mod tls;
 mod update;
+mod upgrade;

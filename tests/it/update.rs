@@ -150,7 +150,7 @@ async fn updates_of_parallel_requests_all_survive() {
         let zoe = gateway.browser_over(protocol);
         zoe.log_in("zoe", "/").await;
         let paths: Vec<_> = (0..20).map(|number| format!("/set/k{number}")).collect();
-        join_all(paths.iter().map(|path| zoe.fetch(path)).collect()).await;
+        join_all(paths.iter().map(|path| zoe.fetch(path))).await;
         let session = zoe.profile().await.unwrap();
         for number in 0..20 {
             assert_eq!(session[format!("k{number}")], true, "{session}");

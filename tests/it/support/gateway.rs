@@ -24,6 +24,7 @@ pub(crate) struct Builder {
     issuer: String,
     environment: Vec<(String, String)>,
     ready: bool,
+    one_certificate: bool,
 }
 
 /// A running gateway. It is killed with its value.
@@ -48,6 +49,7 @@ impl Gateway {
             issuer: provider.issuer().to_owned(),
             environment: Vec::new(),
             ready: true,
+            one_certificate: false,
         }
     }
 
@@ -224,6 +226,12 @@ impl Builder {
         self.line("log", line)
     }
 
+    /// All hosts have the same certificate.
+    pub(crate) fn one_certificate(mut self) -> Self {
+        self.one_certificate = true;
+        self
+    }
+
     /// A variable of the environment.
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -240,8 +248,10 @@ impl Builder {
     pub(crate) async fn start(self) -> Gateway {
         let directory = TempDir::new().unwrap();
         let path = directory.path();
-        for host in &self.hosts {
-            let Pair { cert, key } = authority().issue(&[host]);
+        let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
+        for host in &hosts {
+            let names = if self.one_certificate { &hosts } else { std::slice::from_ref(host) };
+            let Pair { cert, key } = authority().issue(names);
             fs::write(path.join(format!("{host}.pem")), cert).unwrap();
             fs::write(path.join(format!("{host}.key")), key).unwrap();
         }
