@@ -31,16 +31,16 @@ async fn it_counts_requests_logins_and_updates() {
     zoe.page("/auth/logout").await;
     zoe.fetch("/x").await;
     for (line, count) in [
-        ("vestibule_requests_total{route=\"/\",status=\"200\"}", 3.0),
-        ("vestibule_requests_total{route=\"/\",status=\"303\"}", 1.0),
-        ("vestibule_requests_total{route=\"/\",status=\"401\"}", 1.0),
-        ("vestibule_requests_total{route=\"auth\",status=\"303\"}", 2.0),
-        ("vestibule_logins_total{outcome=\"started\"}", 1.0),
-        ("vestibule_logins_total{outcome=\"succeeded\"}", 1.0),
-        ("vestibule_logins_total{outcome=\"logged_out\"}", 1.0),
-        ("vestibule_session_updates_applied_total", 1.0),
-        ("vestibule_session_updates_refused_total{reason=\"not_json\"}", 1.0),
-        ("vestibule_session_updates_refused_total{reason=\"protected\"}", 0.0),
+        ("vestibule_requests_total{route=\"/\",status=\"200\"}", 3),
+        ("vestibule_requests_total{route=\"/\",status=\"303\"}", 1),
+        ("vestibule_requests_total{route=\"/\",status=\"401\"}", 1),
+        ("vestibule_requests_total{route=\"auth\",status=\"303\"}", 2),
+        ("vestibule_logins_total{outcome=\"started\"}", 1),
+        ("vestibule_logins_total{outcome=\"succeeded\"}", 1),
+        ("vestibule_logins_total{outcome=\"logged_out\"}", 1),
+        ("vestibule_session_updates_applied_total", 1),
+        ("vestibule_session_updates_refused_total{reason=\"not_json\"}", 1),
+        ("vestibule_session_updates_refused_total{reason=\"protected\"}", 0),
     ] {
         assert_eq!(stage.gateway.metric(line).await, count, "{line}");
     }

@@ -432,7 +432,7 @@ async fn a_request_that_could_be_read_as_two_is_refused_and_the_connection_close
         let request =
             format!("POST / HTTP/1.1\r\nHost: localhost\r\n{head}\r\n0\r\n\r\n{smuggled}");
         client.send(request).await;
-        let response = client.to_end().await;
+        let response = client.read_to_close().await;
         let status = raw::status(&response);
         assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{what}: {response}");
         if both && status == 200 {
@@ -467,7 +467,7 @@ async fn chunks_that_are_none_end_the_connection() {
             what.replace(' ', "-")
         );
         client.send(request).await;
-        let response = client.to_end().await;
+        let response = client.read_to_close().await;
         assert!(!response.contains("HTTP/1.1 200"), "{what}: {response}");
         assert!(app.seen().iter().all(|seen| seen.target != "/smuggled"), "{what}");
     }
@@ -483,7 +483,7 @@ async fn lines_that_end_in_a_bare_line_feed_smuggle_nothing() {
     client
         .send("GET / HTTP/1.1\nHost: localhost\nX-Forwarded-User: forged\nConnection: close\n\n")
         .await;
-    let response = client.to_end().await;
+    let response = client.read_to_close().await;
     if raw::status(&response) == 200 {
         let seen = app.last();
         assert!(!seen.holds("forged"));
@@ -501,7 +501,7 @@ async fn two_requests_in_one_packet_are_two() {
     client
         .send("POST /one HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabcGET /two HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .await;
-    let response = client.to_end().await;
+    let response = client.read_to_close().await;
     assert_eq!(response.matches("HTTP/1.1 200").count(), 2, "{response}");
     let targets: Vec<_> = app.seen().into_iter().map(|seen| seen.target).collect();
     assert_eq!(targets, ["/one", "/two"]);
@@ -646,12 +646,12 @@ async fn a_slow_client_is_let_go_and_others_are_unharmed() {
         drips,
         others,
         mutes,
-        async { silent.to_end().await },
-        async { half.to_end().await },
-        async { idle.to_end().await }
+        async { silent.read_to_close().await },
+        async { half.read_to_close().await },
+        async { idle.read_to_close().await }
     );
     until("the connections are gone", async || {
-        (stage.gateway.metric("vestibule_open_connections").await <= 1.0).then_some(())
+        (stage.gateway.metric("vestibule_open_connections").await <= 1).then_some(())
     })
     .await;
 }

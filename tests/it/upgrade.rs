@@ -129,13 +129,13 @@ async fn either_side_may_end_it() {
     let (_, mut client) = handshake(&gateway, &zoe, "").await;
     client.0.shutdown().await.unwrap();
     until("the gateway has let it go", async || {
-        (gateway.metric("vestibule_open_connections").await <= 1.0).then_some(())
+        (gateway.metric("vestibule_open_connections").await <= 1).then_some(())
     })
     .await;
 
     let (_, mut client) = handshake(&gateway, &zoe, "").await;
     drop(app);
-    client.to_end().await;
+    client.read_to_close().await;
 }
 
 #[tokio::test]

@@ -22,7 +22,6 @@ pub(crate) struct Builder {
     sections: Vec<(&'static str, Vec<String>)>,
     routes: Vec<String>,
     issuer: String,
-    environment: Vec<(String, String)>,
     ready: bool,
     one_certificate: bool,
 }
@@ -47,7 +46,6 @@ impl Gateway {
             sections: Vec::new(),
             routes: Vec::new(),
             issuer: provider.issuer().to_owned(),
-            environment: Vec::new(),
             ready: true,
             one_certificate: false,
         }
@@ -80,10 +78,10 @@ impl Gateway {
 
     /// The number in `/metrics` on the line that begins with this name and these labels; 0 if there
     /// is none.
-    pub(crate) async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
         let text = self.admin("/metrics").await.text();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0.0, |number| number.parse().unwrap())
+        line.map_or(0, |number| number.parse().unwrap())
     }
 
     /// What it wrote to its log.
@@ -119,17 +117,12 @@ impl Gateway {
         until("the gateway ends", async || self.child.try_wait().unwrap()).await
     }
 
-    /// Whether the process is still there.
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
     /// Ends the process and starts it anew, with the same file.
     pub(crate) async fn restart(&mut self) {
         self.signal("TERM");
         let status = self.ended().await;
         assert!(status.success(), "{status}: {}", self.log());
-        self.child = spawn(self.directory.path(), &[]);
+        self.child = spawn(self.directory.path());
         self.reachable(true).await;
     }
 
@@ -232,12 +225,6 @@ impl Builder {
         self
     }
 
-    /// A variable of the environment.
-    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
     /// Does not wait until the provider was reached.
     pub(crate) fn unready(mut self) -> Self {
         self.ready = false;
@@ -262,7 +249,7 @@ impl Builder {
         fs::write(path.join("gateway.toml"), self.text(http, admin)).unwrap();
         let host = &self.hosts[0];
         let url = |scheme, port| Url::parse(&format!("{scheme}://{host}:{port}/")).unwrap();
-        let child = spawn(path, &self.environment);
+        let child = spawn(path);
         let mut gateway = Gateway {
             url: url("https", self.port),
             admin: url("http", admin),
@@ -317,7 +304,7 @@ impl Builder {
     }
 }
 
-fn spawn(directory: &Path, environment: &[(String, String)]) -> Child {
+fn spawn(directory: &Path) -> Child {
     let file =
         |name: &str| File::options().create(true).append(true).open(directory.join(name)).unwrap();
     Command::new(env!("CARGO_BIN_EXE_vestibule"))
@@ -326,7 +313,6 @@ fn spawn(directory: &Path, environment: &[(String, String)]) -> Child {
         // For apps and providers behind TLS.
         .env("SSL_CERT_FILE", "authority.pem")
         .env_remove("SSL_CERT_DIR")
-        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdout(file("stdout"))
         .stderr(file("stderr"))
         .spawn()
