@@ -12,6 +12,7 @@
 
 mod support;
 
+mod chromium;
 mod demo;
 mod legacy_apps;
 mod login;
