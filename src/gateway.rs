@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::config::{Access, Config};
 use crate::error::Failure;
 use crate::forward::{Answer, Forward, Way};
-use crate::login::{Asked, Login, Parties};
+use crate::login::{Asked, Login, Parties, sessions_unavailable};
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::{RouteLabel, WorkerMetrics};
 use crate::observe::request::{Names, RequestIds, Seen};
@@ -109,14 +109,15 @@ impl Gateway {
             Target::Upstream(index) => index,
             Target::Auth(endpoint) => {
                 seen.route = RouteLabel::Auth;
-                *visit = self.sessions.load(&head.headers, now);
+                *visit =
+                    self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
                 return self.login.serve(endpoint, asked, visit).await;
             }
         };
         let route = self.config.routes.get(index).ok_or_else(misdirected)?;
         seen.route = RouteLabel::Route(index);
         if route.access.looks_at_session() {
-            *visit = self.sessions.load(&head.headers, now);
+            *visit = self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
         }
         // Before the verdict: it is spoken over the claims as they are now (CVE-2021-41230).
         if route.access_token {
@@ -142,20 +143,29 @@ impl Gateway {
         seen.upstream = Some(sent.elapsed());
         let Answer { response, update } = answer?;
         if let Some(update) = update {
-            self.commit(update, visit, seen);
+            self.commit(update, visit, seen).await;
         }
         Ok(response)
     }
 
     /// Makes the change that an app asked for. One that is refused changes nothing, and the app's
     /// response passes: the app has already acted.
-    fn commit(&self, update: Result<SessionUpdate, UpdateRefused>, visit: &mut Visit, seen: &Seen) {
-        let committed = update.map_err(Into::into).and_then(|update| {
-            self.sessions.commit(visit, Change::Update(update), Timestamp::now())
-        });
+    async fn commit(
+        &self,
+        update: Result<SessionUpdate, UpdateRefused>,
+        visit: &mut Visit,
+        seen: &Seen,
+    ) {
+        let committed = match update {
+            Ok(update) => {
+                self.sessions.commit(visit, Change::Update(update), Timestamp::now()).await
+            }
+            Err(refused) => Err(refused.into()),
+        };
         let Err(refused) = committed else { return self.metrics.update_applied() };
         let (route, request_id) = (self.names.route(seen.route), seen.id.as_str());
         let Some(reason) = refused.reason() else {
+            self.metrics.update_lost();
             return tracing::error!(route, request_id, error = %refused, "an update was lost");
         };
         self.metrics.update_refused(reason);

@@ -35,7 +35,9 @@ pub(super) fn print(
     }
     writeln!(out, "\n  Around it:")?;
     if let Some(http) = addresses.http {
-        writeln!(out, "           {:<32} sends browsers to https", format!("http://{http}/"))?;
+        // The public host: the redirect knows no other either.
+        let http = format!("http://{}:{}/", origin.host, http.port());
+        writeln!(out, "           {http:<32} sends browsers to https")?;
     }
     if let Some(admin) = addresses.admin {
         writeln!(out, "           {:<32} numbers", format!("http://{admin}/metrics"))?;
@@ -108,6 +110,7 @@ mod tests {
             r#"X-Session-Update: {"user":{"nickname":"…"}}"#,
             "/admin",
             "with admin in roles",
+            "http://localhost:8080/",
             "http://127.0.0.1:9090/metrics",
             "VESTIBULE_SECRET is not set",
             "Ctrl-C",

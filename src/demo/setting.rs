@@ -1,5 +1,5 @@
 //! What the demo is to be: the file, read as serving reads it, with what the demo has to provide.
-//! It refuses a file that would take the demo off loopback. It opens no socket.
+//! It refuses a file that would take the demo off loopback. It serves nothing.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -76,14 +76,13 @@ impl Setting {
         environment: &Environment<F>,
         now: Timestamp,
     ) -> Result<Self, DemoError> {
-        let made = make_certificates(file, now)?;
-        let certificate = if made.is_empty() { Found::There } else { Found::Made };
-        let setting = Self::judge(file, listen, environment, certificate);
+        let mut made = Made::default();
+        let setting = made
+            .certificates(file, now)
+            .and_then(|found| Self::judge(file, listen, environment, found));
         if setting.is_err() {
             // The file was not meant for the demo: nothing is left beside it.
-            for path in made.iter().flatten() {
-                let _ = fs::remove_file(path);
-            }
+            made.take_back();
         }
         setting
     }
@@ -96,8 +95,10 @@ impl Setting {
     ) -> Result<Self, DemoError> {
         let Loaded { mut config, warnings } =
             config::load_with(file, &|name| environment.get(name))?;
-        settle_https(&mut config, listen)?;
+        let written = config.server.https;
+        config.server.https = listen.unwrap_or(written);
         stay_on_loopback(&config)?;
+        settle_port(&mut config, written.port())?;
         let provider = provider_address(&config)?;
         let app = app_address(&config)?;
         let options = options(&config)?;
@@ -127,34 +128,53 @@ struct OutlineCertificate {
     key: PathBuf,
 }
 
-/// Makes the pairs that are not there; gives their paths.
-fn make_certificates(file: &Path, now: Timestamp) -> Result<Vec<[PathBuf; 2]>, DemoError> {
-    let outline = fs::read_to_string(file).ok().and_then(|text| toml::from_str(&text).ok());
-    let Outline { server } = outline.unwrap_or_default();
-    let directory = file.parent().unwrap_or(Path::new(""));
-    let mut made = Vec::new();
-    for OutlineCertificate { cert, key } in server.certificate {
-        let pair = [directory.join(cert), directory.join(key)];
-        let [cert, key] = &pair;
-        if certificate::ensure(cert, key, now)? == Found::Made {
-            made.push(pair);
+/// What was put beside the file, in that order.
+#[derive(Default)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Makes the pairs that the file names and that are not there.
+    fn certificates(&mut self, file: &Path, now: Timestamp) -> Result<Found, DemoError> {
+        let outline = fs::read_to_string(file).ok().and_then(|text| toml::from_str(&text).ok());
+        let Outline { server } = outline.unwrap_or_default();
+        let directory = file.parent().unwrap_or(Path::new(""));
+        let mut found = Found::There;
+        for OutlineCertificate { cert, key } in server.certificate {
+            let (cert, key) = (directory.join(cert), directory.join(key));
+            let mut fresh: Vec<PathBuf> = [&cert, &key]
+                .into_iter()
+                .flat_map(|path| path.ancestors().skip(1))
+                .filter(|path| !path.as_os_str().is_empty() && !path.exists())
+                .map(Path::to_owned)
+                .collect();
+            // A directory comes before what is in it.
+            fresh.sort();
+            if certificate::ensure(&cert, &key, now)? == Found::Made {
+                found = Found::Made;
+                self.0.extend(fresh.into_iter().chain([cert, key]));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes it all; a directory only if nothing else has come into it.
+    fn take_back(self) {
+        for path in self.0.iter().rev() {
+            let _ = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
         }
     }
-    Ok(made)
 }
 
-/// `--listen` in place of `server.https`, and a free port in place of 0. The public URLs that had
-/// the old port have the new one.
-fn settle_https(config: &mut Config, listen: Option<SocketAddr>) -> io::Result<()> {
-    let old = config.server.https;
-    let mut https = listen.unwrap_or(old);
+/// A free port in place of 0. The public URLs that had the port that was written have the one that
+/// it became.
+fn settle_port(config: &mut Config, written: u16) -> io::Result<()> {
+    let https = &mut config.server.https;
     if https.port() == 0 {
         // Taken and given back: the login's addresses have to be known before the gateway listens.
-        https = TcpListener::bind(https)?.local_addr()?;
+        *https = TcpListener::bind(*https)?.local_addr()?;
     }
-    config.server.https = https;
     for origin in &mut config.server.public_urls {
-        if origin.port == old.port() {
+        if origin.port == written {
             origin.port = https.port();
         }
     }

@@ -12,8 +12,13 @@
 
 mod support;
 
+mod callback;
 mod chromium;
+mod cookie;
 mod demo;
 mod legacy_apps;
 mod login;
+mod logout;
 mod oidc_provider;
+mod session;
+mod update;

@@ -60,7 +60,8 @@ impl Chromium {
         let port = free_port();
         let mut command = Command::new("chromedriver");
         command.arg(format!("--port={port}"));
-        let mut driver = Program::start(&mut command, "install Debian's chromium-driver, or run tests/run");
+        let mut driver =
+            Program::start(&mut command, "install Debian's chromium-driver, or run tests/run");
         driver.listens(port).await;
         let profile = driver.directory.path().join("profile");
         let mut switches = SWITCHES.map(str::to_owned).to_vec();
