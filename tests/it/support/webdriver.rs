@@ -20,7 +20,7 @@ use super::program::{Program, repository};
 use super::{PATIENCE, free_port, until};
 
 /// Nothing but what the pages ask for, and nothing that a machine without a screen lacks.
-const SWITCHES: [&str; 9] = [
+const SWITCHES: [&str; 10] = [
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
@@ -29,6 +29,7 @@ const SWITCHES: [&str; 9] = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--hide-scrollbars",
     "--window-size=1100,1250",
 ];
 
