@@ -2,6 +2,7 @@
 //! Results go to standard output, faults to standard error.
 
 use std::io::{self, Write};
+#[cfg(feature = "demo")]
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +11,8 @@ use clap::{Parser, Subcommand};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::{self, Config};
+use crate::observe;
+use crate::server::{self, Addresses};
 
 mod explain;
 
@@ -50,6 +53,35 @@ pub fn check(path: &Path) -> ExitCode {
     let Some(config) = load(path) else { return ExitCode::FAILURE };
     let name = path.display().to_string();
     finish(&explain::explain(&name, &config, &mut io::stdout().lock()))
+}
+
+/// Serves as the file says, until SIGTERM or SIGINT; prints where it listens. Status 1 if it cannot
+/// start.
+pub fn serve(path: &Path) -> ExitCode {
+    let Some(config) = load(path) else { return ExitCode::FAILURE };
+    observe::log::start(&config.log);
+    let served = server::serve(config, |addresses| {
+        // Who closed the pipe wants no word.
+        let _ = announce(addresses, &mut io::stdout().lock());
+    });
+    served.map_or_else(|error| complain(&error), |()| ExitCode::SUCCESS)
+}
+
+/// One line a listener.
+fn announce(addresses: &Addresses, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "https {}", addresses.https)?;
+    for (name, address) in [("http ", addresses.http), ("admin", addresses.admin)] {
+        if let Some(address) = address {
+            writeln!(out, "{name} {address}")?;
+        }
+    }
+    out.flush()
+}
+
+/// Prints why a command failed.
+pub fn complain(error: &dyn std::error::Error) -> ExitCode {
+    let _ = writeln!(io::stderr(), "vestibule: {error}");
+    ExitCode::FAILURE
 }
 
 /// Prints a fresh secret for `session.secrets`: 32 random bytes in base64url (RFC 4648, section 5).

@@ -107,6 +107,8 @@ impl Forward {
         let agreed = switched && upgrade::agreed(response.headers());
         let update = take_update(response.headers_mut(), route);
         self.clean(response.headers_mut(), way);
+        // Which HTTP the app speaks is between it and us (RFC 9110, section 6.2).
+        *response.version_mut() = Version::HTTP_11;
         if switched {
             let Some(browser) = browser.filter(|_| agreed) else {
                 return Err(bad_gateway(Unasked));

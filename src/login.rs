@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::config::value::Origin;
 use crate::error::Failure;
 use crate::observe::metrics::WorkerMetrics;
-use crate::session::{Sealer, Sessions, Visit};
+use crate::session::{Sealer, Sessions, Unavailable, Visit};
 
 mod attempt;
 mod begin;
@@ -43,6 +43,7 @@ pub mod refresh;
 mod return_to;
 mod token_endpoint;
 
+pub use client_authentication::KeyError;
 pub use provider::Provider;
 pub use refresh::Refreshes;
 
@@ -129,9 +130,9 @@ impl Login {
         }
         match endpoint {
             Endpoint::Login => self.login(asked),
-            // Boxed: it is rare and large, and room for it would be held by every connection.
+            // Boxed: they are rare and large, and room for them would be held by every connection.
             Endpoint::Callback => Box::pin(self.callback(asked, visit)).await,
-            Endpoint::Logout => self.logout(asked, visit),
+            Endpoint::Logout => Box::pin(self.logout(asked, visit)).await,
             Endpoint::Profile => self.profile(visit),
         }
     }
@@ -143,7 +144,7 @@ impl Login {
 
     /// What apps see of the session, as JSON; never a token (CVE-2024-39315).
     fn profile(&self, visit: &Visit) -> Result<Response<Body>, Failure> {
-        let session = visit.session().ok_or_else(|| self.login_required("/"))?;
+        let session = visit.session().ok_or_else(|| self.login_required())?;
         let json = serde_json::to_vec(&session.view()).unwrap_or_default();
         let mut response = Response::new(Body::from(json));
         let headers = response.headers_mut();
@@ -153,13 +154,12 @@ impl Login {
     }
 
     /// The answer to what needs a session and cannot be sent to log in: 401, and where to. It
-    /// starts no attempt.
-    pub fn login_required(&self, return_to: &str) -> Failure {
+    /// starts no attempt. Where to come back to is for the page that asked to add: it is not what
+    /// its script asked for.
+    pub fn login_required(&self) -> Failure {
         let mut failure =
             Failure::new(StatusCode::UNAUTHORIZED, "login_required", "Please sign in first.");
-        let path: String = url::form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
-        let query = if return_to == "/" { String::new() } else { format!("?return_to={path}") };
-        failure.login_url = Some(format!("{}/login{query}", self.config.auth.prefix));
+        failure.login_url = Some(format!("{}/login", self.config.auth.prefix));
         failure
     }
 }
@@ -183,6 +183,17 @@ fn get_only() -> Response<Body> {
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
     response
+}
+
+/// The store of sessions is away: nobody knows whether there is a session.
+pub fn sessions_unavailable(cause: Unavailable) -> Failure {
+    Failure::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "sessions_unavailable",
+        "It cannot be looked up who you are right now. Try again in a moment.",
+    )
+    .because(cause)
+    .retry_after(std::time::Duration::from_secs(2))
 }
 
 fn provider_unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {

@@ -8,7 +8,11 @@ fn main() -> ExitCode {
     match cli::parse() {
         Command::Check { config } => cli::check(&config),
         Command::Keygen => cli::keygen(),
-        // Serving and the demo are joined here.
-        _ => ExitCode::FAILURE,
+        Command::Serve { config } => cli::serve(&config),
+        #[cfg(feature = "demo")]
+        Command::Demo { config, listen } => match vestibule::demo::run(&config, listen) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => cli::complain(&error),
+        },
     }
 }

@@ -2,6 +2,7 @@
 //! what happened and asks nobody; no cookie, token or secret comes here.
 
 pub mod access;
-
+pub mod admin;
 pub mod log;
 pub mod metrics;
+pub mod request;

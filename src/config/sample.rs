@@ -29,6 +29,7 @@ pub(crate) fn config() -> Config {
                 domain: None,
                 transient: false,
             },
+            redis: None,
         },
         auth: Auth { prefix: "/auth".to_owned(), after_logout: "/".to_owned() },
         log: Log { format: LogFormat::Text, level: "info".to_owned(), access: false },

@@ -66,11 +66,7 @@ pub enum CertificateError {
 /// Makes a certificate for localhost (ECDSA P-256, a year) and its key if neither file is there;
 /// never overwrites one that is. Missing directories are made. The key is readable by its owner
 /// alone.
-pub fn ensure(
-    certificate: &Path,
-    key: &Path,
-    now: Timestamp,
-) -> Result<Found, CertificateError> {
+pub fn ensure(certificate: &Path, key: &Path, now: Timestamp) -> Result<Found, CertificateError> {
     match (exists(certificate)?, exists(key)?) {
         (true, true) => return Ok(Found::There),
         (true, false) => return Err(half(certificate, key)),

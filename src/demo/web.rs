@@ -102,9 +102,7 @@ pub(super) fn json(status: StatusCode, value: &serde_json::Value) -> Reply {
 pub(super) fn text(status: StatusCode, sentence: &'static str) -> Reply {
     let mut reply = Response::new(Full::new(Bytes::from_static(sentence.as_bytes())));
     *reply.status_mut() = status;
-    reply
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     reply
 }
 

@@ -17,7 +17,7 @@ const LONGEST_HINT: usize = 4096;
 
 impl Login {
     /// `GET logout`.
-    pub(super) fn logout(
+    pub(super) async fn logout(
         &self,
         asked: Asked<'_>,
         visit: &mut Visit,
@@ -37,8 +37,8 @@ impl Login {
             }
             None => None,
         };
-        // An end is never refused.
-        let _ = self.sessions.commit(visit, Change::End, asked.now);
+        // An end is never refused: here it holds at once, and the store goes on trying.
+        let _ = self.sessions.commit(visit, Change::End, asked.now).await;
         let mut response = see_other(&location.unwrap_or_else(|| return_to.as_str().to_owned()));
         // The back button shows nothing of the session (Clear Site Data, section 3.2).
         response.headers_mut().insert("clear-site-data", HeaderValue::from_static("\"cache\""));

@@ -84,7 +84,7 @@ impl Scene {
         let (request, ()) = request.body(()).unwrap().into_parts();
         let now = Timestamp::now();
         let asked = Asked { request: &request, origin: &self.origin, now };
-        let mut visit = self.login.sessions.load(&request.headers, now);
+        let mut visit = self.login.sessions.load(&request.headers, now).await.unwrap();
         let mut response = self.login.serve(endpoint, asked, &mut visit).await?;
         self.login.sessions.answer(&visit, response.headers_mut(), now);
         for line in response.headers().get_all(SET_COOKIE) {

@@ -128,7 +128,8 @@ impl AccessLog {
         }
     }
 
-    fn flush(&self) {
+    /// Hands the buffer to the writer.
+    pub fn flush(&self) {
         let lines = self.buffer.take();
         if lines.is_empty() {
             return;

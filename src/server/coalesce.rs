@@ -80,7 +80,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Coalesce<T> {
         if total >= RECORD {
             return Pin::new(&mut self.inner).poll_write_vectored(context, slices);
         }
-        slices.iter().for_each(|slice| self.collected.extend_from_slice(slice));
+        for slice in slices {
+            self.collected.extend_from_slice(slice);
+        }
         Poll::Ready(Ok(total))
     }
 

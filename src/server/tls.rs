@@ -93,7 +93,9 @@ impl fmt::Debug for Certificates {
 }
 
 /// TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1, resumption by tickets.
-pub(super) fn settings(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig>, rustls::Error> {
+pub(super) fn settings(
+    certificates: Arc<Certificates>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut settings = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?

@@ -1,6 +1,7 @@
 //! What a connection does, or does not do: told by its stream and its requests, judged once a second
 //! for all connections of a worker together. No timer is set per request.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
@@ -43,6 +44,8 @@ pub(super) struct Watch {
     under_way: AtomicU64,
     multiplexed: AtomicBool,
     close: Notify,
+    /// What counts the connection as open.
+    _held: Box<dyn Any + Send + Sync>,
 }
 
 impl Watches {
@@ -57,8 +60,8 @@ impl Watches {
         })
     }
 
-    /// A new connection.
-    pub(super) fn add(&self) -> Arc<Watch> {
+    /// A new connection; `held` is dropped when its stream is.
+    pub(super) fn add(&self, held: Box<dyn Any + Send + Sync>) -> Arc<Watch> {
         let now = self.now.load(Relaxed);
         let watch = Arc::new(Watch {
             now: self.now.clone(),
@@ -69,6 +72,7 @@ impl Watches {
             under_way: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
             close: Notify::new(),
+            _held: held,
         });
         self.all.borrow_mut().push(Arc::downgrade(&watch));
         watch
@@ -231,7 +235,7 @@ mod tests {
     #[test]
     fn a_connection_is_over_when_its_head_or_its_next_request_does_not_come() {
         let all = watches();
-        let watch = all.add();
+        let watch = all.add(Box::new(()));
         assert!(!all.is_over(&watch, 10) && all.is_over(&watch, 11), "it said nothing");
         let request = watch.request();
         assert!(!all.is_over(&watch, 1000), "a request is under way");
@@ -247,7 +251,7 @@ mod tests {
     #[test]
     fn a_connection_is_over_when_the_client_does_not_read() {
         let all = watches();
-        let watch = all.add();
+        let watch = all.add(Box::new(()));
         let _request = watch.request();
         let watched = Watched { inner: (), watch: watch.clone() };
         let _ = watched.wrote(Poll::Pending);
@@ -259,8 +263,8 @@ mod tests {
     #[test]
     fn what_is_gone_is_forgotten() {
         let all = watches();
-        drop(all.add());
-        let _kept = all.add();
+        drop(all.add(Box::new(())));
+        let _kept = all.add(Box::new(()));
         all.look();
         assert_eq!(all.all.borrow().len(), 1);
     }

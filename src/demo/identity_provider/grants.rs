@@ -140,7 +140,8 @@ impl Grants {
         scope: Option<&[String]>,
         now: Timestamp,
     ) -> Result<(Grant, String), OAuthError> {
-        let unknown = OAuthError::invalid_grant("The refresh token is unknown, expired or revoked.");
+        let unknown =
+            OAuthError::invalid_grant("The refresh token is unknown, expired or revoked.");
         let id = family_of(token).ok_or(unknown)?;
         let family = self.families.get_mut(id).ok_or(unknown)?;
         if family.expires <= now {
@@ -178,11 +179,7 @@ impl Grants {
         self.codes.retain(|code| !matches!(code, CodeState::Fresh(code) if code.grant.sub == sub));
     }
 
-    fn begin_family(
-        &mut self,
-        grant: Grant,
-        now: Timestamp,
-    ) -> Result<(String, String), KeyError> {
+    fn begin_family(&mut self, grant: Grant, now: Timestamp) -> Result<(String, String), KeyError> {
         let id = random_text()?;
         let current = token_of(&id)?;
         let expires = now.plus(self.refresh_token_life);

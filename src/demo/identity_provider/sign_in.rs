@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 
 const MAX_SIGN_INS: usize = 1_000;
 /// How long somebody stays signed in, whatever happens.
-const LIFE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+pub(super) const LIFE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
 /// Somebody who is signed in.
 #[derive(Clone, Debug)]
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn a_sign_in_ends_by_cookie_sid_user_and_time() {
         let mut all = SignIns::new();
-        let mut begin = |all: &mut SignIns| all.begin("auth0|zoe".into(), NOW).unwrap();
+        let begin = |all: &mut SignIns| all.begin("auth0|zoe".into(), NOW).unwrap();
 
         let (sign_in, secret) = begin(&mut all);
         assert_ne!(sign_in.sid, secret);

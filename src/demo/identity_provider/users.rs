@@ -82,8 +82,19 @@ impl User {
     }
 
     /// What to call the user on a page.
-    pub(super) fn display_name(&self) -> &str {
+    pub(in crate::demo) fn display_name(&self) -> &str {
         self.claims.get("name").and_then(Value::as_str).unwrap_or(&self.sub)
+    }
+
+    /// The nickname, or else the name, in ASCII letters, digits and dots: for addresses and ids.
+    pub(super) fn short_name(&self) -> String {
+        let name = self.claims.get("nickname").and_then(Value::as_str);
+        slug(&name.unwrap_or_else(|| self.display_name()).to_lowercase())
+    }
+
+    /// What to show of the user beside the name, if there is anything.
+    pub(super) fn email(&self) -> Option<&str> {
+        self.claims.get("email").and_then(Value::as_str)
     }
 
     /// The claims that these scopes give out (OpenID Connect Core, section 5.4); claims that no
@@ -91,11 +102,9 @@ impl User {
     pub(super) fn released(&self, issuer: &str, scope: &[String]) -> Map<String, Value> {
         let granted = |name: &str| scope.iter().any(|scope| scope == name);
         let mut claims = self.claims.clone();
-        claims.entry("picture").or_insert_with(|| {
-            let name = self.claims.get("nickname").and_then(Value::as_str);
-            let name = name.unwrap_or_else(|| self.display_name());
-            format!("{issuer}pictures/{}.svg", slug(&name.to_lowercase())).into()
-        });
+        claims
+            .entry("picture")
+            .or_insert_with(|| format!("{issuer}pictures/{}.svg", self.short_name()).into());
         claims.retain(|name, _| covering_scope(name).is_none_or(granted));
         claims
     }

@@ -1,0 +1,202 @@
+//! The way of one request, from its head to its response: what is asked for, who asks, may they,
+//! what does the app say, what does it change. Each step is one call; how it is done is in the file
+//! that the call names. The gateway of one worker knows no sockets and no TLS.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::access::{Verdict, is_navigation, judge};
+use crate::body::Body;
+use crate::clock::Timestamp;
+use crate::config::{Access, Config};
+use crate::error::Failure;
+use crate::forward::{Answer, Forward, Way};
+use crate::login::{Asked, Login, Parties, sessions_unavailable};
+use crate::observe::access::AccessLog;
+use crate::observe::metrics::{RouteLabel, WorkerMetrics};
+use crate::observe::request::{Names, RequestIds, Seen};
+use crate::page;
+use crate::peer::Peer;
+use crate::route::{Routes, Target, misdirected};
+use crate::session::update::UpdateRefused;
+use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
+
+/// Answers the requests of one worker.
+pub struct Gateway {
+    config: Arc<Config>,
+    routes: Routes,
+    sessions: Rc<Sessions>,
+    login: Login,
+    forward: Forward,
+    metrics: Rc<WorkerMetrics>,
+    log: Option<Rc<AccessLog>>,
+    ids: RequestIds,
+    names: Names,
+}
+
+impl Gateway {
+    /// For one worker. `parties` and `memory` are shared by all; `tls` is for https upstreams.
+    pub fn new(
+        parties: Parties,
+        memory: Arc<Memory>,
+        tls: &Arc<rustls::ClientConfig>,
+        metrics: Rc<WorkerMetrics>,
+        log: Option<Rc<AccessLog>>,
+    ) -> Self {
+        let config = parties.config.clone();
+        let sealer = parties.sealer.clone();
+        let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
+        let known = sessions.clone();
+        let owns_cookie = move |name: &[u8]| known.cookie().owns(name) || Login::owns_cookie(name);
+        Self {
+            routes: Routes::new(&config),
+            forward: Forward::new(&config, tls, Box::new(owns_cookie)),
+            login: Login::new(parties, sessions.clone(), metrics.clone()),
+            names: Names::new(&config),
+            ids: RequestIds::default(),
+            sessions,
+            config,
+            metrics,
+            log,
+        }
+    }
+
+    /// Answers a request. Whatever goes wrong becomes a page, is logged here, once, and counted.
+    pub async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+        let client = self.forward.client(peer.address, request.headers());
+        let mut seen = Seen::begin(&request, client, self.ids.next());
+        let mut visit = Visit::default();
+        let outcome = self.pass(request, peer, &mut visit, &mut seen).await;
+        let mut response = outcome.unwrap_or_else(|failure| {
+            seen.log_failure(&failure);
+            page::render(&failure, seen.accept.as_ref(), &seen.method, seen.id.as_str())
+        });
+        self.sessions.answer(&visit, response.headers_mut(), Timestamp::now());
+        seen.end(
+            response.status(),
+            visit.opened(),
+            &self.names,
+            &self.metrics,
+            self.log.as_deref(),
+        );
+        response
+    }
+
+    /// The way of a request.
+    async fn pass(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+        visit: &mut Visit,
+        seen: &mut Seen,
+    ) -> Result<Response<Body>, Failure> {
+        let now = Timestamp::now();
+        let (head, body) = request.into_parts();
+        self.limit(&head)?;
+        let origin_index = self.routes.origin(&head)?;
+        let origin = self.routes.origin_at(origin_index).ok_or_else(misdirected)?;
+        seen.origin = Some(origin_index);
+        if !peer.may_ask_for(&origin.host) {
+            return Err(misdirected());
+        }
+        let asked = Asked { request: &head, origin, now };
+        let index = match self.routes.target(&head, origin_index)? {
+            Target::Upstream(index) => index,
+            Target::Auth(endpoint) => {
+                seen.route = RouteLabel::Auth;
+                *visit =
+                    self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
+                return self.login.serve(endpoint, asked, visit).await;
+            }
+        };
+        let route = self.config.routes.get(index).ok_or_else(misdirected)?;
+        seen.route = RouteLabel::Route(index);
+        if route.access.looks_at_session() {
+            *visit = self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
+        }
+        // Before the verdict: it is spoken over the claims as they are now (CVE-2021-41230).
+        if route.access_token {
+            self.login.refresh(visit, now).await?;
+        }
+        match judge(route, visit.session().map(|session| &session.identity)) {
+            Verdict::Allow => {}
+            Verdict::SignIn if route.access == Access::Login && is_navigation(&head) => {
+                return self.login.begin(asked);
+            }
+            Verdict::SignIn => return Err(self.login.login_required()),
+            Verdict::Forbid => return Err(forbidden()),
+        }
+        let way = Way {
+            route: index,
+            origin: origin_index,
+            peer: peer.address,
+            request_id: seen.id.as_str(),
+        };
+        let sent = Instant::now();
+        let request = Request::from_parts(head, body);
+        let answer = self.forward.send(request, way, visit.opened().map(Rc::as_ref)).await;
+        seen.upstream = Some(sent.elapsed());
+        let Answer { response, update } = answer?;
+        if let Some(update) = update {
+            self.commit(update, visit, seen).await;
+        }
+        Ok(response)
+    }
+
+    /// Makes the change that an app asked for. One that is refused changes nothing, and the app's
+    /// response passes: the app has already acted.
+    async fn commit(
+        &self,
+        update: Result<SessionUpdate, UpdateRefused>,
+        visit: &mut Visit,
+        seen: &Seen,
+    ) {
+        let committed = match update {
+            Ok(update) => {
+                self.sessions.commit(visit, Change::Update(update), Timestamp::now()).await
+            }
+            Err(refused) => Err(refused.into()),
+        };
+        let Err(refused) = committed else { return self.metrics.update_applied() };
+        let (route, request_id) = (self.names.route(seen.route), seen.id.as_str());
+        let Some(reason) = refused.reason() else {
+            self.metrics.update_lost();
+            return tracing::error!(route, request_id, error = %refused, "an update was lost");
+        };
+        self.metrics.update_refused(reason);
+        let reason = reason.reason();
+        tracing::warn!(route, reason, request_id, "an app's X-Session-Update was refused");
+    }
+
+    /// hyper counts the fields of an HTTP/1.1 head, nobody those of HTTP/2, where a browser may
+    /// send each cookie in a field of its own (RFC 9113, section 8.2.3).
+    fn limit(&self, head: &Parts) -> Result<(), Failure> {
+        let fields = &head.headers;
+        let most = self.config.server.limits.headers;
+        if fields.len() <= most {
+            return Ok(());
+        }
+        let cookies = fields.get_all(http::header::COOKIE).iter().count();
+        if fields.len() - cookies.saturating_sub(1) <= most {
+            return Ok(());
+        }
+        Err(Failure::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "too_many_headers",
+            "The request has too many header fields.",
+        ))
+    }
+}
+
+fn forbidden() -> Failure {
+    Failure::new(
+        StatusCode::FORBIDDEN,
+        "forbidden",
+        "You are signed in, but this is not open to you. Ask whoever runs this site.",
+    )
+}

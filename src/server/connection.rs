@@ -1,0 +1,199 @@
+//! One connection from a browser: the TLS handshake, HTTP/1.1 or HTTP/2 over it, and its end: by
+//! the client, by a limit, or because the gateway stops. What a request gets is the gateway's.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::coalesce::Coalesce;
+use super::tls::Certificates;
+use super::watch::{UnderWay, Watch, Watched, Watches};
+use super::worker::Shared;
+use crate::body::{Body, BodyError};
+use crate::config::Limits;
+use crate::gateway::Gateway;
+use crate::observe::metrics::WorkerMetrics;
+use crate::peer::Peer;
+
+/// hyper's own limit of fields, which it checks without an allocation.
+const USUAL_HEADERS: usize = 100;
+
+/// What the connections of one worker have in common.
+pub(super) struct Connections {
+    gateway: Rc<Gateway>,
+    tls: TlsAcceptor,
+    certificates: Arc<Certificates>,
+    watches: Rc<Watches>,
+    metrics: Rc<WorkerMetrics>,
+    handshake_time: Duration,
+    http1: http1::Builder,
+    http2: http2::Builder<Local>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Connections {
+    pub(super) fn new(
+        gateway: Gateway,
+        shared: &Shared,
+        watches: Rc<Watches>,
+        metrics: Rc<WorkerMetrics>,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
+        let limits = &shared.parties.config.server.limits;
+        Self {
+            gateway: Rc::new(gateway),
+            tls: TlsAcceptor::from(shared.server_tls.clone()),
+            certificates: shared.certificates.clone(),
+            watches,
+            metrics,
+            handshake_time: limits.handshake_time,
+            http1: http1(limits),
+            http2: http2(limits),
+            stopped,
+        }
+    }
+
+    /// Serves a connection to its end.
+    pub(super) async fn serve(
+        &self,
+        stream: TcpStream,
+        address: IpAddr,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let open = self.metrics.connection();
+        let handshake = tokio::time::timeout(self.handshake_time, self.tls.accept(stream));
+        let stream = match handshake.await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
+            Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
+        };
+        // A connection that becomes a WebSocket goes on counting: its stream has the watch.
+        let watch = self.watches.add(Box::new((open, permit)));
+        let peer = self.peer(&stream, address);
+        let exchange = exchange(self.gateway.clone(), peer, watch.clone());
+        // A connection that breaks off ends for its requests too, and they tell what matters.
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            watch.multiplexed();
+            let stream = Watched { inner: Coalesce::new(stream), watch: watch.clone() };
+            let mut connection = pin!(self.http2.serve_connection(TokioIo::new(stream), exchange));
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = watch.closed() => return,
+                () = self.stop() => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        } else {
+            let stream = Watched { inner: stream, watch: watch.clone() };
+            let mut connection =
+                pin!(self.http1.serve_connection(TokioIo::new(stream), exchange).with_upgrades());
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = watch.closed() => return,
+                () = self.stop() => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        }
+    }
+
+    /// Ends when the gateway stops.
+    async fn stop(&self) {
+        // The sender lives until every worker has ended.
+        let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
+    }
+
+    fn peer(&self, stream: &TlsStream<TcpStream>, address: IpAddr) -> Peer {
+        let name = stream.get_ref().1.server_name().map(str::to_ascii_lowercase);
+        let (certificates, asked) = (self.certificates.clone(), name.clone());
+        let same_certificate =
+            move |host: &str| asked.as_deref().is_none_or(|asked| certificates.same(asked, host));
+        Peer { address, server_name: name, same_certificate: Box::new(same_certificate) }
+    }
+}
+
+fn http1(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // How long a head may take is the watch's to judge.
+    builder.header_read_timeout(None).max_buf_size(limits.header_bytes);
+    if limits.headers != USUAL_HEADERS {
+        builder.max_headers(limits.headers);
+    }
+    builder
+}
+
+fn http2(limits: &Limits) -> http2::Builder<Local> {
+    let mut builder = http2::Builder::new(Local);
+    builder
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
+    builder
+}
+
+/// Runs hyper's tasks on this worker.
+#[derive(Clone)]
+struct Local;
+
+impl<F: Future + 'static> Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move { drop(future.await) });
+    }
+}
+
+/// The requests of one connection.
+fn exchange(
+    gateway: Rc<Gateway>,
+    peer: Peer,
+    watch: Arc<Watch>,
+) -> impl Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible, Future: 'static>
+{
+    let peer = Rc::new(peer);
+    service_fn(move |request| {
+        let (gateway, peer, under_way) = (gateway.clone(), peer.clone(), watch.request());
+        async move {
+            let response = gateway.answer(request, &peer).await;
+            Ok(response.map(|body| Sent { body, _under_way: under_way }))
+        }
+    })
+}
+
+/// A response's body; while it lasts its request is under way.
+struct Sent {
+    body: Body,
+    _under_way: UnderWay,
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,95 @@
+//! The two small listeners without TLS: one sends browsers to https, one answers operators. Neither
+//! ever forwards anything.
+
+use std::convert::Infallible;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::LOCATION;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::accept::accept;
+use crate::body::Body;
+use crate::config::Config;
+use crate::error::Failure;
+use crate::observe::admin::{self, Readiness};
+use crate::observe::metrics::Metrics;
+use crate::page;
+use crate::route::{Routes, misdirected};
+
+/// Connections of operators at once.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// How long a connection may be idle, and a head on its way.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sends every request to the same address over https.
+pub(super) fn redirect(listener: StdListener, config: &Config) {
+    let routes = Routes::new(config);
+    serve(listener, config.server.limits.connections, move |head| {
+        to_https(&routes, head).unwrap_or_else(|failure| {
+            page::render(&failure, head.headers.get(http::header::ACCEPT), &head.method, "-")
+        })
+    });
+}
+
+/// Answers `/healthz`, `/readyz` and `/metrics`.
+pub(super) fn admin(
+    listener: StdListener,
+    metrics: Arc<Metrics>,
+    ready: impl Fn() -> Readiness + 'static,
+) {
+    serve(listener, ADMIN_CONNECTIONS, move |head| admin::answer(head, ready(), &metrics));
+}
+
+fn serve(
+    listener: StdListener,
+    connections: usize,
+    answer: impl Fn(&Parts) -> Response<Body> + 'static,
+) {
+    let answer = Rc::new(answer);
+    tokio::task::spawn_local(async move {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "a listener could not be used"),
+        };
+        let permits = Arc::new(Semaphore::new(connections));
+        match accept(listener, permits, |stream, _, permit| {
+            let answer = answer.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let response = answer(&request.into_parts().0);
+                async { Ok::<_, Infallible>(response) }
+            });
+            tokio::task::spawn_local(async move {
+                let mut builder = http1::Builder::new();
+                builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+                // Who breaks off here wants no answer.
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                drop(permit);
+            });
+        })
+        .await {}
+    });
+}
+
+/// 308: the method and the body stay what they were (RFC 9110, section 15.4.9).
+fn to_https(routes: &Routes, head: &Parts) -> Result<Response<Body>, Failure> {
+    let origin = routes.origin_at(routes.origin(head)?).ok_or_else(misdirected)?;
+    let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let path = if path.starts_with('/') { path } else { "/" };
+    let location = HeaderValue::try_from(format!("{origin}{path}")).map_err(|_| misdirected())?;
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}

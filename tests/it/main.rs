@@ -1,0 +1,23 @@
+//! The gateway as a black box: each file is a subject, each test a story. The real binary runs with
+//! a `gateway.toml` of its own, browsers talk to it over TLS, scripted apps stand behind it, and a
+//! provider stands beside it; all of it on loopback. Nothing here knows the gateway's modules but
+//! for the embedded provider.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a broken assumption of a test is a failed test"
+)]
+
+mod support;
+
+mod callback;
+mod cookie;
+mod demo;
+mod legacy_apps;
+mod login;
+mod logout;
+mod oidc_provider;
+mod session;
+mod update;

@@ -1,0 +1,335 @@
+//! The binary under test: its `gateway.toml`, its process, its logs and its numbers.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use url::Url;
+
+use super::app::App;
+use super::authority::{Pair, authority};
+use super::browser::Browser;
+use super::provider::{CLIENT, Issuer, SECRET};
+use super::wire::{Answer, Ask, Connection, Protocol};
+use super::{free_port, until};
+
+/// A `gateway.toml` in the making. What is not said has the defaults of the file.
+pub(crate) struct Builder {
+    port: u16,
+    hosts: Vec<String>,
+    sections: Vec<(&'static str, Vec<String>)>,
+    routes: Vec<String>,
+    issuer: String,
+    environment: Vec<(String, String)>,
+    ready: bool,
+}
+
+/// A running gateway. It is killed with its value.
+pub(crate) struct Gateway {
+    /// Its first public origin.
+    pub(crate) url: Url,
+    admin: Url,
+    http: Url,
+    child: Child,
+    /// Holds `gateway.toml`, the certificates and what the process printed.
+    pub(crate) directory: TempDir,
+}
+
+impl Gateway {
+    /// Begins a `gateway.toml` with this provider.
+    pub(crate) fn with(provider: &impl Issuer) -> Builder {
+        Builder {
+            port: provider.gateway_port(),
+            hosts: vec!["localhost".to_owned()],
+            sections: Vec::new(),
+            routes: Vec::new(),
+            issuer: provider.issuer().to_owned(),
+            environment: Vec::new(),
+            ready: true,
+        }
+    }
+
+    /// A new browser over HTTP/2, as browsers are.
+    pub(crate) fn browser(&self) -> Browser {
+        Browser::new(self, Protocol::Http2)
+    }
+
+    /// A new browser over this protocol.
+    pub(crate) fn browser_over(&self, protocol: Protocol) -> Browser {
+        Browser::new(self, protocol)
+    }
+
+    /// Asks the listener for administrators.
+    pub(crate) async fn admin(&self, path: &str) -> Answer {
+        ask(&self.admin, path).await
+    }
+
+    /// Asks the listener without TLS.
+    pub(crate) async fn plain(&self, path: &str) -> Answer {
+        ask(&self.http, path).await
+    }
+
+    /// Where the listener without TLS is.
+    pub(crate) fn plain_url(&self) -> &Url {
+        &self.http
+    }
+
+    /// The number in `/metrics` on the line that begins with this name and these labels; 0 if there
+    /// is none.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics").await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |number| number.parse().unwrap())
+    }
+
+    /// What it wrote to its log.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("stderr")).unwrap()
+    }
+
+    /// What it wrote to standard output: addresses and access lines.
+    pub(crate) fn output(&self) -> String {
+        fs::read_to_string(self.directory.path().join("stdout")).unwrap()
+    }
+
+    /// The first line of the log that holds all of these words; waits for it.
+    pub(crate) async fn logged(&self, words: &[&str]) -> String {
+        until(&format!("the log has {words:?}"), async || line_with(&self.log(), words)).await
+    }
+
+    /// The first access line that holds all of these words; waits for it.
+    pub(crate) async fn access_line(&self, words: &[&str]) -> String {
+        until(&format!("an access line has {words:?}"), async || line_with(&self.output(), words))
+            .await
+    }
+
+    /// Sends the process a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("/bin/kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(status.success(), "kill -s {name} {pid}");
+    }
+
+    /// Waits for the process's end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        until("the gateway ends", async || self.child.try_wait().unwrap()).await
+    }
+
+    /// Whether the process is still there.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Ends the process and starts it anew, with the same file.
+    pub(crate) async fn restart(&mut self) {
+        self.signal("TERM");
+        let status = self.ended().await;
+        assert!(status.success(), "{status}: {}", self.log());
+        self.child = spawn(self.directory.path(), &[]);
+        self.reachable(true).await;
+    }
+
+    /// Kilobytes of memory that the process holds.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    async fn reachable(&mut self, ready: bool) {
+        let ports = [self.url.port().unwrap(), self.admin.port().unwrap()];
+        until("the gateway listens", async || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the gateway ended with {status}:\n{}", self.log());
+            }
+            for port in ports {
+                TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+            }
+            let up = !ready || self.admin("/readyz").await.status == 200;
+            up.then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            // The test harness shows this for a failed test only.
+            eprintln!("--- the gateway's log:\n{}", self.log());
+        }
+    }
+}
+
+impl Builder {
+    /// A route to one app, for whoever is signed in.
+    pub(crate) fn route(self, path: &str, app: &App) -> Self {
+        self.route_with(path, app, "")
+    }
+
+    /// A route to one app, with more lines of TOML.
+    pub(crate) fn route_with(self, path: &str, app: &App, lines: &str) -> Self {
+        self.route_to(path, &[&app.url], lines)
+    }
+
+    /// A route to these addresses, with more lines of TOML.
+    pub(crate) fn route_to(mut self, path: &str, upstream: &[&str], lines: &str) -> Self {
+        self.routes.push(format!("[[route]]\npath = {path:?}\nupstream = {upstream:?}\n{lines}\n"));
+        self
+    }
+
+    /// One more public host beside localhost, with a certificate of its own.
+    pub(crate) fn host(mut self, host: &str) -> Self {
+        self.hosts.push(host.to_owned());
+        self
+    }
+
+    /// The gateway's only host, in place of localhost.
+    pub(crate) fn only_host(mut self, host: &str) -> Self {
+        self.hosts = vec![host.to_owned()];
+        self
+    }
+
+    /// A line of TOML in `[server]`.
+    pub(crate) fn server(self, line: &str) -> Self {
+        self.line("server", line)
+    }
+
+    /// A line of TOML in `[server.limits]`.
+    pub(crate) fn limits(self, line: &str) -> Self {
+        self.line("server.limits", line)
+    }
+
+    /// A line of TOML in `[provider]`.
+    pub(crate) fn provider(self, line: &str) -> Self {
+        self.line("provider", line)
+    }
+
+    /// A line of TOML in `[session]`.
+    pub(crate) fn session(self, line: &str) -> Self {
+        self.line("session", line)
+    }
+
+    /// A line of TOML in `[auth]`.
+    pub(crate) fn auth(self, line: &str) -> Self {
+        self.line("auth", line)
+    }
+
+    /// A line of TOML in `[log]`.
+    pub(crate) fn log(self, line: &str) -> Self {
+        self.line("log", line)
+    }
+
+    /// A variable of the environment.
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Does not wait until the provider was reached.
+    pub(crate) fn unready(mut self) -> Self {
+        self.ready = false;
+        self
+    }
+
+    /// Starts it and waits until it can be used.
+    pub(crate) async fn start(self) -> Gateway {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path();
+        for host in &self.hosts {
+            let Pair { cert, key } = authority().issue(&[host]);
+            fs::write(path.join(format!("{host}.pem")), cert).unwrap();
+            fs::write(path.join(format!("{host}.key")), key).unwrap();
+        }
+        fs::write(path.join("authority.pem"), &authority().pem).unwrap();
+        fs::write(path.join("client-secret"), SECRET).unwrap();
+        fs::write(path.join("secret"), "a secret of the tests, long enough for all").unwrap();
+        let [http, admin] = [free_port(), free_port()];
+        fs::write(path.join("gateway.toml"), self.text(http, admin)).unwrap();
+        let host = &self.hosts[0];
+        let url = |scheme, port| Url::parse(&format!("{scheme}://{host}:{port}/")).unwrap();
+        let child = spawn(path, &self.environment);
+        let mut gateway = Gateway {
+            url: url("https", self.port),
+            admin: url("http", admin),
+            http: url("http", http),
+            child,
+            directory,
+        };
+        gateway.reachable(self.ready).await;
+        gateway
+    }
+
+    /// The whole file.
+    fn text(&self, http: u16, admin: u16) -> String {
+        let port = self.port;
+        let urls: Vec<String> =
+            self.hosts.iter().map(|host| format!("https://{host}:{port}")).collect();
+        let mut text = format!(
+            "[server]\nhttps = \"127.0.0.1:{port}\"\nhttp = \"127.0.0.1:{http}\"\n\
+             admin = \"127.0.0.1:{admin}\"\npublic_urls = {urls:?}\nworkers = 2\n{}",
+            self.lines("server"),
+        );
+        for host in &self.hosts {
+            text +=
+                &format!("[[server.certificate]]\ncert = \"{host}.pem\"\nkey = \"{host}.key\"\n");
+        }
+        text += &format!("[server.limits]\n{}", self.lines("server.limits"));
+        let issuer = &self.issuer;
+        text += &format!(
+            "[provider]\nissuer = {issuer:?}\nclient_id = {CLIENT:?}\n{}",
+            self.lines("provider"),
+        );
+        if !self.lines("provider").contains("private_key") {
+            text += "client_secret = { file = \"client-secret\" }\n";
+        }
+        let session = self.lines("session");
+        text += &format!("[session]\n{session}");
+        if !session.contains("secrets") {
+            text += "secrets = [{ file = \"secret\" }]\n";
+        }
+        text += &format!("[auth]\n{}[log]\n{}", self.lines("auth"), self.lines("log"));
+        text + &self.routes.concat()
+    }
+
+    fn line(mut self, section: &'static str, line: &str) -> Self {
+        self.sections.push((section, vec![line.to_owned()]));
+        self
+    }
+
+    fn lines(&self, section: &str) -> String {
+        let of = self.sections.iter().filter(|(name, _)| *name == section);
+        of.flat_map(|(_, lines)| lines).map(|line| format!("{line}\n")).collect()
+    }
+}
+
+fn spawn(directory: &Path, environment: &[(String, String)]) -> Child {
+    let file =
+        |name: &str| File::options().create(true).append(true).open(directory.join(name)).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_vestibule"))
+        .args(["serve", "-c", "gateway.toml"])
+        .current_dir(directory)
+        // For apps and providers behind TLS.
+        .env("SSL_CERT_FILE", "authority.pem")
+        .env_remove("SSL_CERT_DIR")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdout(file("stdout"))
+        .stderr(file("stderr"))
+        .spawn()
+        .unwrap()
+}
+
+fn line_with(text: &str, words: &[&str]) -> Option<String> {
+    let mut lines = text.lines();
+    lines.find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
+}
+
+async fn ask(base: &Url, path: &str) -> Answer {
+    let url = base.join(path).unwrap();
+    let connection = Connection::open(&url, Protocol::Http1).await.unwrap();
+    connection.ask(&url, Ask::new(http::Method::GET, path)).await.unwrap()
+}

@@ -1,0 +1,97 @@
+//! A client that sends bytes as they are: for what no HTTP library would send.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::PATIENCE;
+use super::gateway::Gateway;
+use super::wire::{Protocol, tls};
+
+/// A TLS connection to the gateway.
+pub(crate) struct Raw(pub(crate) TlsStream<TcpStream>);
+
+impl Raw {
+    /// Connects, for HTTP/1.1.
+    pub(crate) async fn open(gateway: &Gateway) -> Self {
+        Self::open_as(gateway, "localhost", Protocol::Http1).await
+    }
+
+    /// Connects by this server name, for this protocol.
+    pub(crate) async fn open_as(gateway: &Gateway, name: &str, protocol: Protocol) -> Self {
+        let port = gateway.url.port().unwrap();
+        Self(tls(name, port, &[protocol.alpn()]).await.unwrap())
+    }
+
+    /// Sends bytes.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).await.unwrap();
+        self.0.flush().await.unwrap();
+    }
+
+    /// Everything until the gateway closes; a panic if it does not.
+    pub(crate) async fn to_end(&mut self) -> String {
+        let (bytes, closed) = self.read_for(PATIENCE, |_| false).await;
+        assert!(closed, "the connection stays open after: {bytes}");
+        bytes
+    }
+
+    /// What comes until it holds `end`.
+    pub(crate) async fn until(&mut self, end: &str) -> String {
+        let (bytes, _) = self.read_for(PATIENCE, |bytes| bytes.contains(end)).await;
+        assert!(bytes.contains(end), "no {end:?} in: {bytes}");
+        bytes
+    }
+
+    /// What comes within this time, and whether the gateway has closed then.
+    pub(crate) async fn within(&mut self, time: Duration) -> (String, bool) {
+        self.read_for(time, |_| false).await
+    }
+
+    /// One response that has a `Content-Length`, on a connection that stays open.
+    pub(crate) async fn response(&mut self) -> String {
+        let whole = |text: &str| {
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+            let head = head.to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            body.len() >= length.map_or(0, |length| length.parse().unwrap())
+        };
+        let (text, _) = self.read_for(PATIENCE, whole).await;
+        assert!(whole(&text), "no whole response in: {text}");
+        text
+    }
+
+    async fn read_for(&mut self, time: Duration, done: impl Fn(&str) -> bool) -> (String, bool) {
+        let deadline = tokio::time::Instant::now() + time;
+        let mut bytes = Vec::new();
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let text = || String::from_utf8_lossy(&bytes).into_owned();
+            if done(&text()) {
+                return (text(), false);
+            }
+            match tokio::time::timeout_at(deadline, self.0.read(&mut buffer)).await {
+                Err(_) => return (text(), false),
+                // A reset, or an end without TLS's farewell, is an end too.
+                Ok(Err(_) | Ok(0)) => return (text(), true),
+                Ok(Ok(length)) => bytes.extend(&buffer[..length]),
+            }
+        }
+    }
+}
+
+/// Sends a request's bytes on a new connection; what comes until it closes or nothing more does.
+pub(crate) async fn exchange(gateway: &Gateway, bytes: impl AsRef<[u8]>) -> String {
+    let mut raw = Raw::open(gateway).await;
+    raw.send(bytes).await;
+    raw.response().await
+}
+
+/// The status of a response's text.
+#[track_caller]
+pub(crate) fn status(response: &str) -> u16 {
+    let code = response.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+    code.and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no response: {response:?}"))
+}
