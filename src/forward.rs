@@ -103,12 +103,16 @@ impl Forward {
         let browser = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
         let request = self.prepare(request, route, way, opened, browser.is_some());
         let mut response = self.upstreams.send(way.route, request).await.map_err(failure)?;
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let agreed = switched && upgrade::agreed(response.headers());
         let update = take_update(response.headers_mut(), route);
         self.clean(response.headers_mut(), way);
         // Which HTTP the app speaks is between it and us (RFC 9110, section 6.2).
         *response.version_mut() = Version::HTTP_11;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(browser) = browser else { return Err(bad_gateway(Unasked)) };
+        if switched {
+            let Some(browser) = browser.filter(|_| agreed) else {
+                return Err(bad_gateway(Unasked));
+            };
             upgrade::join(browser, &mut response);
             upgrade::write(response.headers_mut());
         }
@@ -160,7 +164,7 @@ impl Forward {
 
     /// Takes off what is not for the browser.
     fn clean(&self, fields: &mut HeaderMap, way: Way<'_>) {
-        headers::end_hop(fields, |name| *name == X_SESSION_UPDATE);
+        headers::end_hop(fields, headers::is_update);
         let ours =
             |line: &HeaderValue| (self.owns_cookie)(cookie::set_cookie_name(line.as_bytes()));
         if fields.get_all(SET_COOKIE).iter().any(ours) {
@@ -203,7 +207,7 @@ fn origin_form(uri: &Uri) -> Uri {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the app switched protocols without being asked to")]
+#[error("the app switched to a protocol that was not asked for")]
 struct Unasked;
 
 fn failure(error: UpstreamError) -> Failure {
@@ -226,3 +230,6 @@ fn bad_gateway(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fa
     )
     .because(cause)
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::headers::{Reserved, X_SESSION_UPDATE};
+use super::headers::{Reserved, strip_updates};
 use crate::body::{Body, BodyError};
 
 /// A request's body. SECURITY: a client's trailers must not say what its header fields may not
@@ -27,8 +27,7 @@ pub(super) fn to_app(body: Incoming, reserved: &Rc<Reserved>) -> Body {
 pub(super) fn to_browser(body: Body) -> Body {
     match body {
         Body::Stream(body) if body.size_hint().exact().is_none() => {
-            let clean = |trailers: &mut HeaderMap| drop(trailers.remove(X_SESSION_UPDATE));
-            Body::stream(Passing { body, clean })
+            Body::stream(Passing { body, clean: strip_updates })
         }
         body => body,
     }
