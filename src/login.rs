@@ -10,7 +10,8 @@
 //! | `attempt` | what is remembered of a login under way? |
 //! | `parameters` | what did the query say? |
 //! | `return_to` | where does the browser go afterwards? |
-//! | `provider` | who is the provider, and is an ID token good? |
+//! | `provider` | who is the provider, and which are its keys? |
+//! | `id_token` | is an ID token good? |
 //! | `token_endpoint`, `metadata`, `client_authentication`, `http_client` | how is it called? |
 
 use std::rc::Rc;
@@ -33,6 +34,7 @@ mod begin;
 mod callback;
 mod client_authentication;
 mod http_client;
+mod id_token;
 mod logout;
 mod metadata;
 mod parameters;

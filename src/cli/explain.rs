@@ -114,6 +114,61 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_is_shown_with_all_that_its_routes_mean() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gateway.toml");
+        let made = rcgen::generate_simple_self_signed(["app.example".to_owned()]).unwrap();
+        std::fs::write(directory.path().join("c.pem"), made.cert.pem()).unwrap();
+        std::fs::write(directory.path().join("c.key"), made.signing_key.serialize_pem()).unwrap();
+        std::fs::write(&path, FULL).unwrap();
+        let secret = |_: &str| Some("hunter2-0123456789abcdef0123456789abcdef".to_owned());
+        let config = crate::config::load_with(&path, &secret).unwrap().config;
+        let mut out = Vec::new();
+        explain("gateway.toml", &config, &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), SHOWN);
+    }
+
+    const FULL: &str = r#"
+server.https = "127.0.0.1:1443"
+server.http = "127.0.0.1:1080"
+server.admin = "[::1]:1090"
+server.public_urls = ["https://app.example", "https://app.example:8443"]
+server.certificate = [{ cert = "c.pem", key = "c.key" }]
+provider = { domain = "t.example", client_id = "me", client_secret = { env = "X" } }
+session = { secrets = [{ env = "X" }], absolute = "30d", inactivity = "12h" }
+
+[[route]]
+host = "app.example"
+path = "/admin"
+upstream = ["http://127.0.0.1:9000", "unix:/run/app.sock"]
+access = "api"
+require = { roles = ["admin", "root"], email_verified = true }
+headers = { "X-Plan" = "session.plan" }
+session_update = ["theme", "draft"]
+session_header = ["theme"]
+access_token = true
+
+[[route]]
+path = "/"
+upstream = "http://127.0.0.1:9001"
+access = "public"
+"#;
+
+    const SHOWN: &str = "\
+gateway.toml is right.
+
+https   127.0.0.1:1443, as https://app.example, https://app.example:8443
+http    127.0.0.1:1080, redirects to https
+admin   [::1]:1090
+login   /auth at https://t.example/ as me
+session 30d from login, or 12h without a request; cookie __Host-session
+
+HOST         PATH    ACCESS                                                     UPSTREAM                                   SEES   MAY CHANGE    HEADERS
+app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000, unix:/run/app.sock  theme  draft, theme  x-plan = session.plan, authorization = the access token
+any          /       public                                                     http://127.0.0.1:9001                      -      -             -
+";
+
+    #[test]
     fn durations_are_shown_as_they_are_written() {
         for (seconds, text) in [(86_400, "1d"), (5400, "1h30m"), (75, "1m15s")] {
             assert_eq!(short(Duration::from_secs(seconds)), text);

@@ -168,15 +168,26 @@ impl<'f> Reading<'f> {
     }
 
     /// SECURITY: in a line that does not parse, anything may be part of a secret. Only what stands
-    /// before the first `=` or quote, or in brackets at the start, is surely none.
+    /// before the first `=` or quote, or in brackets at the start, is surely none; and not even
+    /// that inside a text of several lines, as a private key is.
     fn mask_unparsed(&self, source: &str, line: Range<usize>) {
         let text = source.get(line.clone()).unwrap_or_default();
+        let before = source.get(..line.start).unwrap_or_default();
+        let inside = |quotes| before.matches(quotes).count() % 2 == 1;
         let from = match text.find(['=', '"', '\'']) {
+            _ if inside("\"\"\"") || inside("'''") => 0,
             Some(at) => at + 1,
             None if text.starts_with('[') => text.len(),
             None => 0,
         };
-        self.mask(line.start + from..line.end);
+        self.mask_value(source, line.start + from..line.end);
+    }
+
+    /// Masks what `span` holds, but for the blanks before it.
+    fn mask_value(&self, source: &str, span: Range<usize>) {
+        let text = source.get(span.clone()).unwrap_or_default();
+        let blanks = text.len() - text.trim_start().len();
+        self.mask(span.start + blanks..span.end);
     }
 
     /// Turns keys that nobody asked for into faults, once it is known what is asked for elsewhere.
@@ -187,7 +198,7 @@ impl<'f> Reading<'f> {
             let line = line_at(source, span.start);
             let after = source.get(span.end..line.end).unwrap_or_default();
             if let Some(at) = after.find('=') {
-                self.mask(span.end + at + 1..line.end);
+                self.mask_value(source, span.end + at + 1..line.end);
             }
             let here = known.get(&table);
             let near = here.and_then(|keys| nearest(&key, keys.keys().copied()));

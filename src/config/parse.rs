@@ -104,6 +104,9 @@ pub(super) fn cookie_name(text: &str) -> Result<String, Wrong> {
     if part {
         return Err(Wrong::new("ends like one part of a split cookie", remedy));
     }
+    if text.to_ascii_lowercase().starts_with("__host-login.") {
+        return Err(Wrong::new("begins like the cookie of a login under way", remedy));
+    }
     Ok(text.to_owned())
 }
 
@@ -114,7 +117,7 @@ fn is_token(byte: u8) -> bool {
 
 /// A header that a route may set: none that the gateway, HTTP or the app's own login owns.
 pub(super) fn header_name(text: &str) -> Result<HeaderName, Wrong> {
-    const OWNED: [&str; 24] = [
+    const OWNED: [&str; 25] = [
         // Hop by hop (RFC 9110, section 7.6.1; RFC 9113, section 8.2.2) and framing.
         "connection",
         "keep-alive",
@@ -136,6 +139,8 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, Wrong> {
         "set-cookie",
         "authorization",
         "origin",
+        // What CGI programs read as `HTTP_PROXY` (CVE-2016-5385).
+        "proxy",
         // The gateway's own.
         "forwarded",
         "x-request-id",
@@ -260,7 +265,8 @@ mod tests {
         for text in ["__Host-session", "s", "a.b"] {
             assert_eq!(cookie_name(text), Ok(text.into()));
         }
-        for text in ["", "a b", "a;b", "a=b", "é", "session.0", "session.", &"a".repeat(65)] {
+        let long = "a".repeat(65);
+        for text in ["", "a b", "a;b", "a=b", "é", "s.0", "s.", "__HOST-login.0123abcd", &long] {
             assert!(cookie_name(text).is_err(), "{text}");
         }
     }
@@ -287,6 +293,7 @@ mod tests {
             "Forwarded",
             "X-Sessionfoo",
             "Proxy-Authorization",
+            "Proxy",
             "x:y",
             "x_team",
             "X.Team",

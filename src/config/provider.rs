@@ -4,7 +4,7 @@ use url::Url;
 
 use super::address::{domain, issuer};
 use super::parse::Wrong;
-use super::secrets::{private_key, secret};
+use super::secrets::{client_secret, private_key};
 use super::table::{Item, Table, filled};
 use super::{ClientAuthentication, Provider};
 
@@ -52,7 +52,7 @@ fn one_issuer(t: &mut Table<'_>) -> Option<(String, Url)> {
 }
 
 fn authentication(t: &mut Table<'_>) -> Option<ClientAuthentication> {
-    let secret = t.optional("client_secret", secret);
+    let secret = t.optional("client_secret", client_secret);
     let key = t.optional("private_key", private_key);
     match (t.has("client_secret"), t.has("private_key")) {
         (true, false) => secret.map(ClientAuthentication::Secret),
@@ -118,5 +118,10 @@ fn login_param(name: &str, item: &Item<'_>) -> Option<(String, String)> {
     if name.is_empty() || name.chars().any(char::is_control) {
         return item.wrong_name(Wrong::new("names no parameter", "write a name"));
     }
-    Some((name.to_owned(), filled(item)?))
+    let value = filled(item)?;
+    // OpenID Connect Core, section 3.1.2.1; the age is checked when the user comes back.
+    if name == "max_age" && (value.len() > 9 || !value.bytes().all(|byte| byte.is_ascii_digit())) {
+        return item.wrong(Wrong::new("is no age in seconds", r#"write digits: "3600""#));
+    }
+    Some((name.to_owned(), value))
 }

@@ -50,6 +50,10 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
     let access_token = t.key("access_token", "false", flag);
 
     fits_access(t, access?, access_token)?;
+    if host.is_none() && t.has("host") {
+        // Without it the route would look like another one, for any host.
+        return None;
+    }
     Some(Route {
         host,
         path: path?,
@@ -136,7 +140,9 @@ fn requirement(claim: &str, item: &Item<'_>) -> Option<Requirement> {
     if claim.is_empty() || claim.chars().any(char::is_control) {
         return item.wrong_name(Wrong::new("names no claim", r#"write { roles = ["admin"] }"#));
     }
-    let any_of = if item.is_list() { item.some(filled)? } else { vec![filled(item)?] };
+    let value =
+        |item: &Item<'_>| item.as_flag().map_or_else(|| filled(item), |on| Some(on.to_string()));
+    let any_of = if item.is_list() { item.some(value)? } else { vec![value(item)?] };
     Some(Requirement { claim: claim.to_owned(), any_of })
 }
 

@@ -25,6 +25,19 @@ pub(super) fn secret(item: &Item<'_>) -> Option<Secret> {
     Some(Secret::new(bytes))
 }
 
+/// A client's secret: printable text (RFC 6749, appendix A.2).
+pub(super) fn client_secret(item: &Item<'_>) -> Option<Secret> {
+    let secret = secret(item)?;
+    let text = std::str::from_utf8(secret.expose());
+    if !text.is_ok_and(|text| !text.contains(char::is_control)) {
+        return item.wrong(Wrong::new(
+            "is a secret that is not printable text",
+            "put nothing but the secret, on one line, where this looks for it",
+        ));
+    }
+    Some(secret)
+}
+
 /// A secret that sessions are sealed with.
 pub(super) fn session_secret(item: &Item<'_>) -> Option<Secret> {
     let secret = secret(item)?;
@@ -74,8 +87,8 @@ fn referred(item: &Item<'_>) -> Option<Vec<u8>> {
     }
     item.table(|table| {
         let given = (table.has("env"), table.has("file"));
-        let variable = table.optional("env", variable);
-        let file = table.optional("file", file);
+        let variable = table.optional("env", |i| text(i).and_then(|()| variable(i)));
+        let file = table.optional("file", |i| text(i).and_then(|()| file(i)));
         match given {
             (true, false) => variable,
             (false, true) => file,
@@ -85,6 +98,14 @@ fn referred(item: &Item<'_>) -> Option<Vec<u8>> {
             )),
         }
     })
+}
+
+/// SECURITY: what is no name may be the secret itself.
+fn text(item: &Item<'_>) -> Option<()> {
+    if !item.is_text() {
+        item.mask();
+    }
+    item.text().map(|_| ())
 }
 
 fn variable(item: &Item<'_>) -> Option<Vec<u8>> {

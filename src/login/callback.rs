@@ -4,8 +4,9 @@
 use http::{Response, StatusCode};
 
 use super::attempt::Attempt;
+use super::id_token::Expected;
 use super::parameters::{Parameters, bad_request};
-use super::provider::{Expected, ProviderError};
+use super::provider::ProviderError;
 use super::{Asked, Login, provider_unavailable, see_other};
 use crate::body::Body;
 use crate::error::Failure;

@@ -1,5 +1,5 @@
-//! The OpenID Provider: what it says of itself, its keys, and whether an ID token is good. The one
-//! file that knows `openidconnect`. How its endpoints are called is in `login/token_endpoint.rs`.
+//! The OpenID Provider: what it says of itself and its keys, read again when they seem old. What
+//! makes an ID token good is in `login/id_token.rs`, how tokens are got in `login/token_endpoint.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,18 +7,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::{Request, StatusCode};
-use openidconnect::core::{
-    CoreIdToken, CoreIdTokenVerifier, CoreJsonWebKeySet, CoreJwsSigningAlgorithm as Algorithm,
-};
-use openidconnect::{
-    AccessToken, AccessTokenHash, ClaimsVerificationError, ClientId, IssuerUrl, Nonce,
-    SignatureVerificationError,
-};
 use serde_json::{Map, Value};
+use tokio::sync::Mutex;
 use url::Url;
 
 use super::client_authentication::{ClientAuthentication, KeyError};
 use super::http_client::{HttpClient, HttpError};
+use super::id_token::{self, Expected, Keys, Unverified};
 use super::metadata::{Metadata, MetadataError};
 use crate::clock::Timestamp;
 use crate::config;
@@ -31,24 +26,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Keys are not read again for an unknown `kid` before this many seconds have passed: tokens with
 /// made-up ones must not become calls.
 const KEYS_PAUSE: u64 = 10;
-/// How far the provider's clock may be off, in seconds.
-const LEEWAY: u64 = 60;
-/// The longest ID token that is looked at, in bytes.
-const MAX_ID_TOKEN: usize = 16 * 1024;
-
-/// Signatures that only the holder of a private key can make. SECURITY: `none` and HS256 are not
-/// among them (CVE-2024-33531), whatever a token or the provider says.
-const ALGORITHMS: [Algorithm; 9] = [
-    Algorithm::RsaSsaPkcs1V15Sha256,
-    Algorithm::RsaSsaPkcs1V15Sha384,
-    Algorithm::RsaSsaPkcs1V15Sha512,
-    Algorithm::RsaSsaPssSha256,
-    Algorithm::RsaSsaPssSha384,
-    Algorithm::RsaSsaPssSha512,
-    Algorithm::EcdsaP256Sha256,
-    Algorithm::EcdsaP384Sha384,
-    Algorithm::EdDsa,
-];
 
 /// The provider, one for all workers.
 pub struct Provider {
@@ -58,12 +35,14 @@ pub struct Provider {
     discovered: ArcSwapOption<Discovered>,
     /// When the keys were last asked for.
     keys_read: AtomicU64,
+    /// Held by whoever reads the keys again; the others wait for what it finds.
+    reading_keys: Mutex<()>,
 }
 
 /// What a discovery found.
 pub(super) struct Discovered {
     pub(super) metadata: Metadata,
-    keys: CoreJsonWebKeySet,
+    pub(super) keys: Keys,
 }
 
 /// Why the provider could not help.
@@ -97,6 +76,9 @@ pub enum ProviderError {
     /// A token that must not be believed.
     #[error("the ID token is not good: {0}")]
     IdToken(String),
+    /// The key is not published, or not yet where we read it: the token may be good.
+    #[error("the ID token is signed with a key that the provider does not publish")]
+    NoKey,
 }
 
 impl ProviderError {
@@ -104,9 +86,9 @@ impl ProviderError {
     pub(super) fn is_refusal(&self) -> bool {
         match self {
             Self::Status { status, error, .. } => {
-                let code = error.as_deref().unwrap_or_default();
-                // `invalid_client` is the operator's mistake, no verdict on the user's token.
-                status.is_client_error() && code.starts_with("invalid_grant")
+                let words = error.as_deref().unwrap_or_default();
+                let code = words.split(' ').next().unwrap_or_default();
+                status.is_client_error() && REFUSALS.contains(&code)
             }
             Self::IdToken(_) => true,
             _ => false,
@@ -114,20 +96,18 @@ impl ProviderError {
     }
 }
 
-/// What an ID token is held against, beside what always holds.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Expected<'a> {
-    /// The nonce of the attempt; none after a refresh.
-    pub(super) nonce: Option<&'a str>,
-    /// The access token that came with it.
-    pub(super) access_token: Option<&'a str>,
-    /// `max_age` as it was asked.
-    pub(super) max_age: Option<u64>,
-    /// `organization` as it was asked.
-    pub(super) organization: Option<&'a str>,
-    /// The user whose tokens are refreshed.
-    pub(super) subject: Option<&'a str>,
-}
+/// What the token endpoint answers when the user has to log in again, or may not: RFC 6749, section
+/// 5.2; OpenID Connect Core, section 3.1.2.6; and Auth0's own for a user who was blocked.
+/// `invalid_client` is the operator's mistake, no verdict on the user's token.
+const REFUSALS: [&str; 7] = [
+    "invalid_grant",
+    "access_denied",
+    "unauthorized",
+    "login_required",
+    "interaction_required",
+    "consent_required",
+    "mfa_required",
+];
 
 impl Provider {
     /// A provider that is not yet discovered. `roots` says whom TLS trusts.
@@ -138,6 +118,7 @@ impl Provider {
             config: config.clone(),
             discovered: ArcSwapOption::empty(),
             keys_read: AtomicU64::new(0),
+            reading_keys: Mutex::new(()),
         })
     }
 
@@ -185,16 +166,53 @@ impl Provider {
         };
         let metadata =
             Metadata::parse(&document, &self.config.issuer, &self.client).map_err(wrong)?;
-        let keys = self.read_keys(&metadata).await?;
+        let keys = self.read_keys(&metadata, Timestamp::now()).await?;
         self.discovered.store(Some(Arc::new(Discovered { metadata, keys })));
         Ok(())
     }
 
-    async fn read_keys(&self, metadata: &Metadata) -> Result<CoreJsonWebKeySet, ProviderError> {
-        self.keys_read.store(Timestamp::now().0, Ordering::Relaxed);
+    async fn read_keys(&self, metadata: &Metadata, now: Timestamp) -> Result<Keys, ProviderError> {
+        self.keys_read.store(now.0, Ordering::Relaxed);
         let document = self.get("keys", &metadata.jwks_uri).await?;
-        serde_json::from_slice(&document)
+        Keys::parse(&document)
             .map_err(|source| ProviderError::Call { what: "keys", source: source.into() })
+    }
+
+    /// What is known after the keys of `known` were not enough: read again, unless somebody has
+    /// just done so.
+    async fn with_new_keys(
+        &self,
+        known: &Arc<Discovered>,
+        now: Timestamp,
+    ) -> Result<Arc<Discovered>, ProviderError> {
+        let _one = self.reading_keys.lock().await;
+        let current = self.discovered()?;
+        let due = self.keys_read.load(Ordering::Relaxed).saturating_add(KEYS_PAUSE);
+        if !Arc::ptr_eq(&current, known) || now.0 < due {
+            return Ok(current);
+        }
+        let metadata = current.metadata.clone();
+        let keys = self.read_keys(&metadata, now).await?;
+        let discovered = Arc::new(Discovered { metadata, keys });
+        self.discovered.store(Some(discovered.clone()));
+        Ok(discovered)
+    }
+
+    /// The claims of an ID token that is good. A key that is not known is looked for once.
+    pub(super) async fn verify(
+        &self,
+        id_token: &str,
+        expected: &Expected<'_>,
+        now: Timestamp,
+    ) -> Result<Map<String, Value>, ProviderError> {
+        let discovered = self.discovered()?;
+        let verify = |keys| id_token::verify(id_token, keys, &self.config, expected, now);
+        match verify(&discovered.keys) {
+            Err(Unverified::NoKey) => {
+                Ok(verify(&self.with_new_keys(&discovered, now).await?.keys)?)
+            }
+            verified => Ok(verified?),
+        }
     }
 
     async fn get(&self, what: &'static str, url: &Url) -> Result<Vec<u8>, ProviderError> {
@@ -220,159 +238,15 @@ impl Provider {
         }
         Err(ProviderError::Status { what, status: head.status, error: oauth_error(&body) })
     }
-
-    /// The claims of an ID token that is good (OpenID Connect Core, section 3.1.3.7). A key that is
-    /// not known is looked for once.
-    pub(super) async fn verify(
-        &self,
-        id_token: &str,
-        expected: &Expected<'_>,
-        now: Timestamp,
-    ) -> Result<Map<String, Value>, ProviderError> {
-        let discovered = self.discovered()?;
-        match self.verify_with(&discovered.keys, id_token, expected, now) {
-            Err(Unverified::NoKey) if self.may_read_keys(now) => {
-                let metadata = discovered.metadata.clone();
-                let keys = self.read_keys(&metadata).await?;
-                let verified = self.verify_with(&keys, id_token, expected, now);
-                self.discovered.store(Some(Arc::new(Discovered { metadata, keys })));
-                verified.map_err(Unverified::into)
-            }
-            verified => verified.map_err(Unverified::into),
-        }
-    }
-
-    fn may_read_keys(&self, now: Timestamp) -> bool {
-        let read = self.keys_read.load(Ordering::Relaxed);
-        let due = now.0 >= read.saturating_add(KEYS_PAUSE);
-        let swap = |read| {
-            self.keys_read.compare_exchange(read, now.0, Ordering::Relaxed, Ordering::Relaxed)
-        };
-        due && swap(read).is_ok()
-    }
-
-    fn verify_with(
-        &self,
-        keys: &CoreJsonWebKeySet,
-        id_token: &str,
-        expected: &Expected<'_>,
-        now: Timestamp,
-    ) -> Result<Map<String, Value>, Unverified> {
-        let client_id = ClientId::new(self.config.client_id.clone());
-        let issuer = IssuerUrl::new(self.config.issuer.clone()).map_err(bad)?;
-        // Other audiences are let through here: `azp` says whether the token is for us, below.
-        let verifier = CoreIdTokenVerifier::new_public_client(client_id, issuer, keys.clone())
-            .set_allowed_algs(ALGORITHMS)
-            .set_other_audience_verifier_fn(|_| true);
-        let token = parse(id_token).map_err(bad)?;
-        let nonce = |found: Option<&Nonce>| match (expected.nonce, found) {
-            (None, _) => Ok(()),
-            (Some(asked), Some(found)) if found.secret() == asked => Ok(()),
-            _ => Err("it is not that of this login".to_owned()),
-        };
-        let standard = token.claims(&verifier, nonce).map_err(|error| match error {
-            ClaimsVerificationError::SignatureVerification(
-                SignatureVerificationError::NoMatchingKey,
-            ) => Unverified::NoKey,
-            error => bad(error),
-        })?;
-        if let (Some(hash), Some(access_token)) =
-            (standard.access_token_hash(), expected.access_token)
-        {
-            let algorithm = token.signing_alg().map_err(bad)?;
-            let key = token.signing_key(&verifier).map_err(bad)?;
-            let access_token = AccessToken::new(access_token.to_owned());
-            let found = AccessTokenHash::from_token(&access_token, algorithm, key).map_err(bad)?;
-            if found != *hash {
-                return Err(bad("at_hash is that of another access token"));
-            }
-        }
-        let claims = payload(id_token).ok_or_else(|| bad("its claims are no JSON object"))?;
-        check(&claims, &self.config.client_id, expected, now).map_err(bad)?;
-        Ok(claims)
-    }
-}
-
-enum Unverified {
-    NoKey,
-    Bad(String),
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
-fn bad(error: impl ToString) -> Unverified {
-    Unverified::Bad(error.to_string())
 }
 
 impl From<Unverified> for ProviderError {
     fn from(unverified: Unverified) -> Self {
         match unverified {
-            Unverified::NoKey => Self::IdToken("no known key has signed it".to_owned()),
+            Unverified::NoKey => Self::NoKey,
             Unverified::Bad(why) => Self::IdToken(why),
         }
     }
-}
-
-fn parse(id_token: &str) -> Result<CoreIdToken, String> {
-    if id_token.len() > MAX_ID_TOKEN {
-        return Err("it is too long".to_owned());
-    }
-    id_token.parse().map_err(|error: serde_json::Error| error.to_string())
-}
-
-/// The claims as they were signed; the signature was checked before.
-fn payload(id_token: &str) -> Option<Map<String, Value>> {
-    let text = id_token.split('.').nth(1)?;
-    let json = base64_simd::URL_SAFE_NO_PAD.decode_to_vec(text).ok()?;
-    serde_json::from_slice(&json).ok()
-}
-
-/// What `openidconnect` leaves to its user.
-fn check(
-    claims: &Map<String, Value>,
-    client_id: &str,
-    expected: &Expected<'_>,
-    now: Timestamp,
-) -> Result<(), &'static str> {
-    let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    let time = |name: &str| claims.get(name).and_then(Value::as_f64);
-    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 have 31 bits")]
-    let now = now.0 as f64;
-    #[expect(clippy::cast_precision_loss, reason = "a minute")]
-    let leeway = LEEWAY as f64;
-    // Section 3.1.3.7, numbers 3 to 5: who the token was issued for.
-    let several = claims.get("aud").and_then(Value::as_array).is_some_and(|all| all.len() > 1);
-    match text("azp") {
-        Some(azp) if azp != client_id => return Err("azp names another client"),
-        None if several => return Err("it has several audiences and no azp"),
-        _ => {}
-    }
-    if time("exp").is_none_or(|exp| now >= exp + leeway) {
-        return Err("it has expired");
-    }
-    if time("iat").is_none_or(|iat| iat > now + leeway) {
-        return Err("it was issued in the future");
-    }
-    if time("nbf").is_some_and(|nbf| nbf > now + leeway) {
-        return Err("it is not yet good");
-    }
-    if let Some(max_age) = expected.max_age {
-        #[expect(clippy::cast_precision_loss, reason = "an age in seconds")]
-        let latest = max_age as f64 + leeway;
-        if time("auth_time").is_none_or(|auth_time| now - auth_time > latest) {
-            return Err("the user proved who they are longer ago than max_age allows");
-        }
-    }
-    if let Some(asked) = expected.organization {
-        let same = text("org_id") == Some(asked)
-            || text("org_name").is_some_and(|name| name.eq_ignore_ascii_case(asked));
-        if !same {
-            return Err("it is not for the organization that was asked");
-        }
-    }
-    if expected.subject.is_some_and(|subject| text("sub") != Some(subject)) {
-        return Err("it is for another user");
-    }
-    Ok(())
 }
 
 /// `error` and `error_description` of an answer, bounded and without control characters.
@@ -383,3 +257,6 @@ fn oauth_error(body: &[u8]) -> Option<String> {
     let clean: String = whole.trim().chars().filter(|c| !c.is_control()).take(200).collect();
     (!clean.is_empty()).then_some(clean)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -10,7 +10,8 @@ use url::Url;
 use url::form_urlencoded::Serializer;
 
 use super::client_authentication::SecretPlace;
-use super::provider::{Discovered, Expected, Provider, ProviderError};
+use super::id_token::Expected;
+use super::provider::{Discovered, Provider, ProviderError};
 use crate::clock::Timestamp;
 use crate::session::{Identity, Session, Tokens};
 

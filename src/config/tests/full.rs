@@ -1,0 +1,303 @@
+//! Every key: a file that sets all of them to something other than their defaults, and one that
+//! sets none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::value::Owner;
+use super::*;
+
+/// Every key there is, each with another value than its default.
+const FULL: &str = r#"
+[server]
+https = "127.0.0.1:1443"
+http = "127.0.0.1:1080"
+admin = "[::1]:1090"
+public_urls = ["https://app.example.com", "https://Other.example.com:8443"]
+trusted_proxies = ["10.0.0.0/8", "::1"]
+workers = 3
+
+[[server.certificate]]
+cert = "all.pem"
+key = "all.key"
+
+[[server.certificate]]
+cert = "a.pem"
+key = "a.key"
+
+[server.limits]
+header_bytes = "32KiB"
+headers = 50
+header_time = "9s"
+handshake_time = "8s"
+idle_time = "1m"
+connections = 500
+streams = 20
+connect_time = "1s500ms"
+response_time = "2m"
+drain_time = "1h"
+
+[provider]
+issuer = "https://tenant.example.com/realms/x"
+client_id = "client"
+client_secret = { env = "CLIENT" }
+scopes = ["openid", "groups"]
+audience = "https://api.example.com"
+login_params = { connection = "ldap", max_age = "3600" }
+groups_claim = "https://example.com/groups"
+
+[session]
+secrets = [{ env = "SEAL" }, { file = "old.secret" }]
+absolute = "30d"
+inactivity = "12h"
+cookie = { name = "__Secure-s", same_site = "strict", domain = "example.com", transient = true }
+
+[auth]
+prefix = "/_/auth"
+after_logout = "/bye"
+
+[log]
+format = "json"
+level = "warn,vestibule=debug"
+access = false
+
+[[route]]
+host = "app.example.com"
+path = "/admin"
+upstream = ["http://127.0.0.1:9000", "https://[::1]:9443", "unix:/run/app.sock"]
+access = "api"
+require = { roles = ["admin", "root"], email_verified = true }
+headers = { "X-User-Plan" = "session.plan", "X-Team" = "user.org_id" }
+session_update = ["theme", "features"]
+session_header = ["theme"]
+access_token = true
+
+[[route]]
+path = "/"
+upstream = "http://127.0.0.1:9001"
+access = "public"
+session_update = false
+session_header = false
+"#;
+
+/// The keys that FULL cannot hold, for they stand in place of others.
+const INSTEAD: [(&str, &str); 2] = [("provider", "domain"), ("provider", "private_key")];
+
+fn full_site() -> Site {
+    let site = Site::new();
+    site.certificate("all", &["app.example.com", "other.example.com"]);
+    site.write("old.secret", "hunter2-fedcba9876543210fedcba9876543210\n");
+    site
+}
+
+#[test]
+fn every_key_of_server_is_read() {
+    let Server { limits, certificates, .. } = full_site().right(FULL).server;
+    let server = full_site().right(FULL).server;
+    assert_eq!(server.https, "127.0.0.1:1443".parse().unwrap());
+    assert_eq!(server.http, Some("127.0.0.1:1080".parse().unwrap()));
+    assert_eq!(server.admin, Some("[::1]:1090".parse().unwrap()));
+    let urls: Vec<_> = server.public_urls.iter().map(ToString::to_string).collect();
+    assert_eq!(urls, ["https://app.example.com", "https://other.example.com:8443"]);
+    let proxies: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(server.workers, 3);
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let names: Vec<_> = certificates.iter().map(|c| (name(&c.cert), name(&c.key))).collect();
+    assert_eq!(
+        names,
+        [("all.pem", "all.key"), ("a.pem", "a.key")].map(|(c, k)| (c.into(), k.into()))
+    );
+    assert!(certificates.iter().all(|c| c.cert.is_absolute()), "from the file's own directory");
+
+    let seconds = Duration::from_secs;
+    assert_eq!((limits.header_bytes, limits.headers), (32 * 1024, 50));
+    assert_eq!((limits.header_time, limits.handshake_time), (seconds(9), seconds(8)));
+    assert_eq!((limits.idle_time, limits.connections, limits.streams), (seconds(60), 500, 20));
+    assert_eq!(limits.connect_time, Duration::from_millis(1500));
+    assert_eq!((limits.response_time, limits.drain_time), (seconds(120), seconds(3600)));
+}
+
+#[test]
+fn every_key_of_provider_is_read() {
+    let provider = full_site().right(FULL).provider;
+    assert_eq!(provider.issuer, "https://tenant.example.com/realms/x");
+    assert_eq!(provider.issuer_url.as_str(), provider.issuer);
+    assert_eq!(provider.client_id, "client");
+    let ClientAuthentication::Secret(secret) = provider.authentication else { panic!() };
+    assert_eq!(secret.expose(), b"hunter2-client");
+    assert_eq!(provider.scopes, ["openid", "groups"]);
+    assert_eq!(provider.audience.unwrap(), "https://api.example.com");
+    let parameters = [("connection", "ldap"), ("max_age", "3600")];
+    assert_eq!(provider.login_params, parameters.map(|(n, v)| (n.to_owned(), v.to_owned())));
+    assert_eq!(provider.groups_claim, "https://example.com/groups");
+}
+
+#[test]
+fn a_domain_stands_for_an_issuer_and_a_private_key_for_a_secret() {
+    let site = Site::new();
+    // A certificate's key is a P-256 key in PKCS#8 as well.
+    let source = format!(
+        "{SERVER}{SESSION}{ROUTE}[provider]\ndomain = 'T.eu.auth0.com'\nclient_id = 'c'\n\
+         private_key = {{ file = 'a.key' }}\n"
+    );
+    let provider = site.right(&source).provider;
+    assert_eq!(provider.issuer, "https://t.eu.auth0.com/");
+    assert!(matches!(provider.authentication, ClientAuthentication::PrivateKey(_)));
+}
+
+#[test]
+fn every_key_of_session_auth_and_log_is_read() {
+    let Config { session, auth, log, .. } = full_site().right(FULL);
+    let secrets: Vec<_> = session.secrets.iter().map(Secret::expose).collect();
+    // The newline that an editor put at the end of the file is no part of the secret.
+    let old = b"hunter2-fedcba9876543210fedcba9876543210".as_slice();
+    assert_eq!(secrets, [b"hunter2-0123456789abcdef0123456789abcdef".as_slice(), old]);
+    assert_eq!(session.absolute, Duration::from_secs(30 * 86_400));
+    assert_eq!(session.inactivity, Some(Duration::from_secs(12 * 3600)));
+    assert_eq!(session.cookie.name, "__Secure-s");
+    assert_eq!(session.cookie.same_site, SameSite::Strict);
+    assert_eq!(session.cookie.domain.unwrap(), "example.com");
+    assert!(session.cookie.transient);
+    assert_eq!((auth.prefix.as_str(), auth.after_logout.as_str()), ("/_/auth", "/bye"));
+    assert_eq!((log.format, log.level.as_str()), (LogFormat::Json, "warn,vestibule=debug"));
+    assert!(!log.access);
+}
+
+#[test]
+fn every_key_of_a_route_is_read() {
+    let routes = full_site().right(FULL).routes;
+    let [admin, root] = routes.as_slice() else { panic!("{routes:?}") };
+    assert_eq!(admin.host.as_deref(), Some("app.example.com"));
+    assert_eq!(admin.path, "/admin");
+    let upstreams: Vec<_> = admin.upstream.iter().map(ToString::to_string).collect();
+    assert_eq!(upstreams, ["http://127.0.0.1:9000", "https://[::1]:9443", "unix:/run/app.sock"]);
+    assert_eq!(admin.access, Access::Api);
+    let rule = |claim: &str, any_of: &[&str]| Requirement {
+        claim: claim.to_owned(),
+        any_of: any_of.iter().map(ToString::to_string).collect(),
+    };
+    let require = [rule("roles", &["admin", "root"]), rule("email_verified", &["true"])];
+    assert_eq!(admin.require, require);
+    let headers: Vec<_> = admin.headers.iter().map(|(name, path)| (name.as_str(), path)).collect();
+    let path = |owner, member: &str| ClaimPath { owner, members: vec![member.to_owned()] };
+    let (plan, team) = (path(Owner::Session, "plan"), path(Owner::User, "org_id"));
+    assert_eq!(headers, [("x-user-plan", &plan), ("x-team", &team)]);
+    let only = |keys: &[&str]| Keys::Only(keys.iter().map(ToString::to_string).collect());
+    assert_eq!(admin.session_update, only(&["features", "theme"]));
+    assert_eq!(admin.session_header, only(&["theme"]));
+    assert!(admin.access_token);
+    assert_eq!((&root.host, root.access), (&None, Access::Public));
+    assert_eq!((&root.session_update, &root.session_header), (&Keys::None, &Keys::None));
+}
+
+#[test]
+fn every_word_of_a_choice_is_read() {
+    let site = Site::new();
+    for (word, access) in [
+        ("login", Access::Login),
+        ("api", Access::Api),
+        ("optional", Access::Optional),
+        ("public", Access::Public),
+    ] {
+        let config = site.right(&with("route", &format!("access = '{word}'")));
+        assert_eq!(config.routes[0].access, access);
+    }
+    for (word, same_site) in
+        [("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)]
+    {
+        let config = site.right(&with("session", &format!("cookie.same_site = '{word}'")));
+        assert_eq!(config.session.cookie.same_site, same_site);
+    }
+    assert_eq!(site.right(&with("session", "inactivity = false")).session.inactivity, None);
+    for (value, keys) in [("true", Keys::All), ("false", Keys::None)] {
+        let config = site.right(&with("route", &format!("session_update = {value}")));
+        assert_eq!(config.routes[0].session_update, keys);
+    }
+    assert_eq!(site.right(&with("log", "format = 'text'")).log.format, LogFormat::Text);
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let site = Site::new();
+    let Config { server, provider, session, auth, log, routes } = site.right(&least());
+    assert_eq!(server.https, "0.0.0.0:8443".parse().unwrap());
+    assert_eq!((server.http, server.admin), (None, None));
+    assert_eq!(server.public_urls[0].to_string(), "https://localhost:8443");
+    assert_eq!(server.trusted_proxies, []);
+    assert_eq!(server.workers, std::thread::available_parallelism().unwrap().get());
+    let Limits { header_bytes, headers, header_time, handshake_time, idle_time, .. } =
+        server.limits;
+    let seconds = Duration::from_secs;
+    assert_eq!((header_bytes, headers), (64 * 1024, 100));
+    assert_eq!((header_time, handshake_time, idle_time), (seconds(10), seconds(10), seconds(75)));
+    let Limits { connections, streams, connect_time, response_time, drain_time, .. } =
+        server.limits;
+    assert_eq!((connections, streams), (10_000, 100));
+    assert_eq!((connect_time, response_time, drain_time), (seconds(5), seconds(60), seconds(30)));
+    assert_eq!(provider.scopes, ["openid", "profile", "email", "offline_access"]);
+    assert_eq!((provider.audience, provider.login_params), (None, vec![]));
+    assert_eq!(provider.groups_claim, "groups");
+    assert_eq!((session.absolute, session.inactivity), (seconds(259_200), Some(seconds(86_400))));
+    let Cookie { name, same_site, domain, transient } = session.cookie;
+    assert_eq!((name.as_str(), same_site), ("__Host-session", SameSite::Lax));
+    assert_eq!((domain, transient), (None, false));
+    assert_eq!((auth.prefix.as_str(), auth.after_logout.as_str()), ("/auth", "/"));
+    assert_eq!((log.format, log.level.as_str(), log.access), (LogFormat::Text, "info", true));
+    let route = &routes[0];
+    assert_eq!((&route.host, route.access), (&None, Access::Login));
+    assert!(route.require.is_empty() && route.headers.is_empty() && !route.access_token);
+    assert_eq!((&route.session_update, &route.session_header), (&Keys::All, &Keys::All));
+}
+
+/// The tables of FULL and their keys, free names left out.
+fn keys_of(table: &toml::Table, name: &str, found: &mut BTreeMap<String, BTreeSet<String>>) {
+    for (key, value) in table {
+        found.entry(name.to_owned()).or_default().insert(key.clone());
+        let inner = file::join(name, key);
+        let free = ["provider.login_params", "route.require", "route.headers"];
+        let tables = match value {
+            toml::Value::Table(table) if !free.contains(&inner.as_str()) => vec![table],
+            toml::Value::Array(list) => list.iter().filter_map(toml::Value::as_table).collect(),
+            _ => vec![],
+        };
+        for table in tables {
+            keys_of(table, &inner, found);
+        }
+    }
+}
+
+#[test]
+fn no_key_is_known_that_these_tests_do_not_set_and_none_is_set_to_its_default() {
+    let (read, known) = full_site().read_knowing(FULL);
+    read.unwrap();
+    let full: toml::Table = FULL.parse().unwrap();
+    let mut set = BTreeMap::new();
+    keys_of(&full, "", &mut set);
+    for (table, key) in INSTEAD {
+        assert!(set.entry(table.to_owned()).or_default().insert(key.to_owned()), "{table}.{key}");
+    }
+    let secret: BTreeSet<_> = ["env", "file"].map(str::to_owned).into();
+    set.insert("provider.client_secret".to_owned(), secret);
+    let asked: BTreeMap<String, BTreeSet<String>> = known
+        .iter()
+        .map(|(table, keys)| (table.clone(), keys.keys().map(ToString::to_string).collect()))
+        .collect();
+    assert_eq!(asked, set);
+
+    for (table, keys) in &known {
+        for (key, default) in keys {
+            let Some(default) = default else { continue };
+            let default: toml::Table = format!("x = {default}").parse().unwrap();
+            let value = table
+                .split('.')
+                .chain([*key])
+                .filter(|name| !name.is_empty())
+                .try_fold(&toml::Value::Table(full.clone()), |value, name| match value {
+                    toml::Value::Array(list) => list[0].get(name),
+                    value => value.get(name),
+                })
+                .cloned();
+            assert_ne!(value, default.get("x").cloned(), "{table}.{key}");
+        }
+    }
+}
