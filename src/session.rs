@@ -11,6 +11,7 @@
 //! | `seal` | how is it kept from being read or made by others? |
 //! | `memory` | what is newer than the cookie? |
 //! | `cache` | has this worker just opened that cookie? |
+//! | `following` | does what outlives its request outlive the session? |
 
 use std::fmt;
 
@@ -22,6 +23,7 @@ use crate::clock::Timestamp;
 
 mod cache;
 pub mod cookie;
+mod following;
 pub mod lifetime;
 pub mod memory;
 pub mod seal;
@@ -29,6 +31,7 @@ pub mod store;
 pub mod update;
 
 pub use cache::Opened;
+pub use following::Followed;
 pub use memory::Memory;
 pub use seal::{Purpose, Sealer};
 pub use store::{Change, CommitRefused, Sessions, Visit};

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::cache::{Cache, Opened};
 use super::cookie::{Brought, MAX_SEALED, SessionCookie};
+use super::following::Followed;
 use super::lifetime::Lifetimes;
 use super::memory::{Memory, Newest, Remembered};
 use super::seal::{Purpose, SealError, Sealer};
@@ -229,6 +230,11 @@ impl Sessions {
         response.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 
+    /// Follows a session that is alive, for what outlives its request.
+    pub fn follow(&self, session: &Session) -> Followed {
+        Followed::new(self.memory.clone(), self.lifetimes, session)
+    }
+
     fn start(
         &self,
         visit: &mut Visit,
@@ -309,6 +315,7 @@ impl Sessions {
     /// in another response is still the newer one.
     fn touch(&self, visit: &mut Visit, now: Timestamp) {
         if let Some(session) = visit.session() {
+            self.memory.last_uses().used(session.id, now);
             match self.seal(Session { touched_at: now, ..session.clone() }) {
                 Ok(newest) => self.set(visit, newest),
                 Err(error) => tracing::warn!(%error, "a session's last use was not written down"),
