@@ -3,7 +3,8 @@
 
 use ahash::RandomState;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::HashSet;
@@ -84,6 +85,34 @@ impl Reserved {
     /// Takes every reserved field off a request's trailers.
     pub(super) fn strip(&self, trailers: &mut HeaderMap) {
         remove(trailers, |name| self.holds(name));
+    }
+}
+
+/// Whether a field of this name is an update, or would be one if a stack on its way folded it.
+pub(super) fn is_update(name: &HeaderName) -> bool {
+    let (name, update) = (name.as_str(), X_SESSION_UPDATE);
+    name.len() == update.as_str().len() && *folded(name.as_bytes()) == *update.as_str().as_bytes()
+}
+
+/// Takes every update off a response's trailers.
+pub(super) fn remove_update(trailers: &mut HeaderMap) {
+    remove(trailers, is_update);
+}
+
+/// Takes updates off what a response announces as trailers (RFC 9110, section 6.6.2).
+pub(super) fn unannounce_update(fields: &mut HeaderMap) {
+    let update = |name: &[u8]| HeaderName::from_bytes(name).is_ok_and(|name| is_update(&name));
+    if !fields.get_all(TRAILER).into_iter().flat_map(list).any(update) {
+        return;
+    }
+    let names: Vec<&[u8]> =
+        fields.get_all(TRAILER).into_iter().flat_map(list).filter(|name| !update(name)).collect();
+    let rest = HeaderValue::from_bytes(&names.join(&b", "[..]));
+    fields.remove(TRAILER);
+    if let Ok(rest) = rest
+        && !rest.is_empty()
+    {
+        fields.insert(TRAILER, rest);
     }
 }
 
@@ -205,6 +234,27 @@ mod tests {
         }
         end_hop(&mut all, |_| false);
         assert_eq!(names(&all), ["accept", "content-length", "host"]);
+    }
+
+    #[test]
+    fn an_update_is_told_in_every_spelling_and_not_announced() {
+        for (name, expected) in [
+            ("x-session-update", true),
+            ("x_session_update", true),
+            ("X.Session.Update", true),
+            ("x-session-updates", false),
+            ("x-session-updata", false),
+        ] {
+            assert_eq!(is_update(&name.parse().unwrap()), expected, "{name}");
+        }
+        let mut all = HeaderMap::new();
+        all.append(TRAILER, HeaderValue::from_static("Server-Timing, X-Session-Update"));
+        all.append(TRAILER, HeaderValue::from_static("x_session_update,Digest"));
+        unannounce_update(&mut all);
+        assert_eq!(all.get_all(TRAILER).iter().collect::<Vec<_>>(), ["Server-Timing, Digest"]);
+        all.insert(TRAILER, HeaderValue::from_static("X-Session-Update"));
+        unannounce_update(&mut all);
+        assert!(all.is_empty());
     }
 
     proptest! {
