@@ -12,4 +12,6 @@
 
 mod support;
 
+mod live;
 mod login;
+mod trailers;
