@@ -2,6 +2,7 @@
 //! Results go to standard output, faults to standard error.
 
 use std::io::{self, Write};
+#[cfg(feature = "demo")]
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -17,6 +18,7 @@ pub mod diagnostic;
 mod file;
 mod parse;
 mod provider;
+mod redis;
 mod routes;
 mod secrets;
 mod server;
@@ -173,6 +175,42 @@ pub struct Session {
     pub inactivity: Option<Duration>,
     /// `cookie`
     pub cookie: Cookie,
+    /// `[session.redis]`; absent: the cookie store.
+    pub redis: Option<Arc<Redis>>,
+}
+
+/// `[session.redis]`: Redis 7 or Valkey.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// `url`: `redis://host:port/database`, or `rediss:` for TLS; the server's, the sentinels', or
+    /// some of the cluster's.
+    pub urls: Vec<String>,
+    /// `servers`, default `single`: who these are.
+    pub servers: RedisServers,
+    /// `username`: of an ACL.
+    pub username: Option<String>,
+    /// `password`
+    pub password: Option<Secret>,
+    /// `ca`: a PEM file, for `rediss:`; absent: the machine's trusted roots.
+    pub ca: Option<Vec<u8>>,
+    /// `prefix`, default `vestibule:`: what every name in Redis begins with.
+    pub prefix: String,
+}
+
+/// What the addresses of `[session.redis]` are.
+#[derive(Clone, Debug)]
+pub enum RedisServers {
+    /// `single`: one server.
+    Single,
+    /// `sentinel`: sentinels, which know where the primary is.
+    Sentinel {
+        /// `primary`: the name that they know it by.
+        primary: String,
+        /// `sentinel_password`: the sentinels' own.
+        password: Option<Secret>,
+    },
+    /// `cluster`: some nodes of a Redis Cluster.
+    Cluster,
 }
 
 /// `[session] cookie`
@@ -276,5 +314,7 @@ pub struct Requirement {
     pub any_of: Vec<String>,
 }
 
+#[cfg(test)]
+pub(crate) mod sample;
 #[cfg(test)]
 mod tests;

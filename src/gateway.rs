@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::config::{Access, Config};
 use crate::error::Failure;
 use crate::forward::{Answer, Forward, Later, Way, Whole};
-use crate::login::{Asked, Login, Parties};
+use crate::login::{Asked, Login, Parties, sessions_unavailable};
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::{RouteLabel, WorkerMetrics};
 use crate::observe::request::{Names, RequestId, RequestIds, Seen};
@@ -129,14 +129,15 @@ impl Gateway {
             Target::Upstream(index) => index,
             Target::Auth(endpoint) => {
                 seen.route = RouteLabel::Auth;
-                *visit = self.sessions.load(&head.headers, now);
+                *visit =
+                    self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
                 return self.login.serve(endpoint, asked, visit).await.map(Next::Respond);
             }
         };
         let route = self.config.routes.get(index).ok_or_else(misdirected)?;
         seen.route = RouteLabel::Route(index);
         if route.access.looks_at_session() {
-            *visit = self.sessions.load(&head.headers, now);
+            *visit = self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
         }
         // Before the verdict: it is spoken over the claims as they are now (CVE-2021-41230).
         if route.access_token {
@@ -172,7 +173,7 @@ impl Gateway {
         let outcome = match answer {
             Ok(Answer { response, update }) => {
                 if let Some(update) = update {
-                    self.commit(update, &mut visit, route, id);
+                    self.commit(update, &mut visit, route, id).await;
                 }
                 let later = || self.clone().commit_later(&visit, route, id);
                 Ok(self.forward.deliver(response, way, visit.opened(), later))
@@ -203,25 +204,29 @@ impl Gateway {
     /// browser with the next response.
     fn commit_later(self: Rc<Self>, visit: &Visit, route: RouteLabel, id: RequestId) -> Later {
         let mut visit = visit.without_cookies();
-        let commit = move |update| async move { self.commit(update, &mut visit, route, id) };
+        let commit = move |update| async move { self.commit(update, &mut visit, route, id).await };
         Box::new(move |update| Box::pin(commit(update)))
     }
 
     /// Makes the change that an app asked for. One that is refused changes nothing, and the app's
     /// response passes: the app has already acted.
-    fn commit(
+    async fn commit(
         &self,
         update: Result<SessionUpdate, UpdateRefused>,
         visit: &mut Visit,
         route: RouteLabel,
         id: RequestId,
     ) {
-        let committed = update.map_err(Into::into).and_then(|update| {
-            self.sessions.commit(visit, Change::Update(update), Timestamp::now())
-        });
+        let committed = match update {
+            Ok(update) => {
+                self.sessions.commit(visit, Change::Update(update), Timestamp::now()).await
+            }
+            Err(refused) => Err(refused.into()),
+        };
         let Err(refused) = committed else { return self.metrics.update_applied() };
         let (route, request_id) = (self.names.route(route), id.as_str());
         let Some(reason) = refused.reason() else {
+            self.metrics.update_lost();
             return tracing::error!(route, request_id, error = %refused, "an update was lost");
         };
         self.metrics.update_refused(reason);

@@ -33,7 +33,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "route", "session",
         ],
     ),
-    ("demo", &["clock", "config", "server"]),
+    ("demo", &["clock", "config", "observe", "server"]),
 ];
 
 /// Every source file, with its path below `src`.

@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::config::value::Origin;
 use crate::error::Failure;
 use crate::observe::metrics::WorkerMetrics;
-use crate::session::{Sealer, Sessions, Visit};
+use crate::session::{Sealer, Sessions, Unavailable, Visit};
 
 mod attempt;
 mod begin;
@@ -130,8 +130,9 @@ impl Login {
         }
         match endpoint {
             Endpoint::Login => self.login(asked),
-            Endpoint::Callback => self.callback(asked, visit).await,
-            Endpoint::Logout => self.logout(asked, visit),
+            // Boxed: they are rare and large, and room for them would be held by every connection.
+            Endpoint::Callback => Box::pin(self.callback(asked, visit)).await,
+            Endpoint::Logout => Box::pin(self.logout(asked, visit)).await,
             Endpoint::Profile => self.profile(visit),
         }
     }
@@ -184,6 +185,17 @@ fn get_only() -> Response<Body> {
     response
 }
 
+/// The store of sessions is away: nobody knows whether there is a session.
+pub fn sessions_unavailable(cause: Unavailable) -> Failure {
+    Failure::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "sessions_unavailable",
+        "It cannot be looked up who you are right now. Try again in a moment.",
+    )
+    .because(cause)
+    .retry_after(std::time::Duration::from_secs(2))
+}
+
 fn provider_unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
     Failure::new(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -193,3 +205,6 @@ fn provider_unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync
     .because(cause)
     .retry_after(std::time::Duration::from_secs(5))
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,9 @@ fn main() -> ExitCode {
         Command::Keygen => cli::keygen(),
         Command::Serve { config } => cli::serve(&config),
         #[cfg(feature = "demo")]
-        Command::Demo { .. } => ExitCode::FAILURE,
+        Command::Demo { config, listen } => match vestibule::demo::run(&config, listen) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => cli::complain(&error),
+        },
     }
 }

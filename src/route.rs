@@ -79,8 +79,13 @@ impl Routes {
     /// 400 if the request names no host or two, 421 if it names one that is not served here.
     pub fn origin(&self, request: &Parts) -> Result<usize, Failure> {
         let authority = authority(request)?;
-        let host = authority.host().trim_end_matches('.');
-        let port = authority.port_u16().unwrap_or(443);
+        let named = authority.host();
+        let host = named.strip_suffix('.').unwrap_or(named);
+        let port = match authority.as_str().get(named.len()..) {
+            // RFC 3986, section 3.2.3: a port may be empty.
+            None | Some("" | ":") => 443,
+            Some(_) => authority.port_u16().ok_or_else(bad_host)?,
+        };
         let same = |guarded: &&Guarded| guarded.origin.host.eq_ignore_ascii_case(host);
         // A port that somebody maps before us is no other origin of ours, if no other is configured.
         let exact = self.origins.iter().position(|g| same(&g) && g.origin.port == port);
@@ -114,10 +119,14 @@ impl Routes {
         let target = self.lookup(&guarded.origin.host, path);
         if guarded.strict
             && let Some(read) = path::lenient(path).map_err(|_| bad_path())?
-            // SECURITY: `/%61dmin` and `/admin;x` are no way around the rule for `/admin`.
-            && self.lookup(&guarded.origin.host, &read) != target
         {
-            return Err(bad_path());
+            // SECURITY: `/%61dmin` and `/admin;x` are no way around the rule for `/admin`, nor is
+            // `/admin%23` for who decodes first and then looks for a fragment or a query.
+            let cut = read.split(['?', '#']).next().unwrap_or_default();
+            let other = |read: &str| self.lookup(&guarded.origin.host, read) != target;
+            if other(&read) || other(cut) {
+                return Err(bad_path());
+            }
         }
         target.ok_or_else(|| {
             Failure::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address.")
@@ -186,3 +195,6 @@ pub fn misdirected() -> Failure {
         "This host is not served here.",
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,9 +29,11 @@ use crate::config::Config;
 use crate::config::certificate::CertificateError;
 use crate::login::{KeyError, Parties, Provider, Refreshes};
 use crate::observe::access::Writer;
+use crate::observe::admin::Readiness;
 use crate::observe::metrics::Metrics;
 use crate::observe::request::route_name;
 use crate::session::memory::Bounds;
+use crate::session::redis_store::{self, Health};
 use crate::session::{Memory, Sealer};
 
 mod accept;
@@ -115,7 +117,7 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
             refreshes: Arc::new(Refreshes::default()),
             config: config.clone(),
         },
-        memory,
+        memory: memory.clone(),
         metrics: metrics.clone(),
         server_tls: tls::settings(certificates.clone())?,
         client_tls,
@@ -130,8 +132,18 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
     if let Some(listener) = http {
         plain::redirect(listener, &config);
     }
+    let sessions = config.session.redis.clone().map(|redis| {
+        let health = Arc::new(Health::default());
+        tokio::task::spawn_local(redis_store::follow(redis, memory, health.clone()));
+        health
+    });
     if let Some(listener) = admin {
-        plain::admin(listener, metrics, provider.clone());
+        let provider = provider.clone();
+        let ready = move || Readiness {
+            provider: provider.is_ready(),
+            sessions: sessions.as_ref().is_none_or(|health| health.is_good()),
+        };
+        plain::admin(listener, metrics, ready);
     }
     tokio::task::spawn_local(async move { provider.stay_discovered().await });
     let watched = certificates.clone();

@@ -5,6 +5,9 @@
 //! | file | question |
 //! |---|---|
 //! | `store` | how is a session loaded, changed, and written to the response? |
+//! | `cookie_store` | what if the cookie carries the session? |
+//! | `redis_store` | what if Redis keeps it, for many gateways? |
+//! | `change` | what may become of it, and why may it not? |
 //! | `update` | what does `X-Session-Update` ask, and may it? |
 //! | `lifetime` | is it still alive? |
 //! | `cookie` | how does it look on the wire? |
@@ -22,19 +25,23 @@ use thiserror::Error;
 use crate::clock::Timestamp;
 
 mod cache;
+pub mod change;
 pub mod cookie;
+mod cookie_store;
 mod following;
 pub mod lifetime;
 pub mod memory;
+pub mod redis_store;
 pub mod seal;
 pub mod store;
 pub mod update;
 
 pub use cache::Opened;
+pub use change::{Change, CommitRefused, Unavailable};
 pub use following::Followed;
 pub use memory::Memory;
 pub use seal::{Purpose, Sealer};
-pub use store::{Change, CommitRefused, Sessions, Visit};
+pub use store::{Sessions, Visit};
 pub use update::SessionUpdate;
 
 /// A session's name: 128 random bits.

@@ -145,6 +145,9 @@ fn locate(source: &str, span: &Range<usize>, masked: &[Range<usize>]) -> Place {
 
     // A long line is shown from a little before the caret on.
     let skipped = if column > EXCERPT * 3 / 4 { column - EXCERPT / 4 } else { 0 };
+    let here = line_start..line_start + line.len();
+    let meets = |range: &&Range<usize>| range.start < here.end && here.start < range.end;
+    let masked: Vec<_> = masked.iter().filter(meets).collect();
     let hidden = |at: usize| masked.iter().any(|range| range.contains(&at));
     let text: String = line
         .char_indices()

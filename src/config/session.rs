@@ -1,7 +1,10 @@
 //! `[session]` and its cookie: from the file to [`Session`].
 
+use std::sync::Arc;
+
 use super::address::{domain, host_matches};
 use super::parse::{Wrong, cookie_name};
+use super::redis::redis;
 use super::routes::Surroundings;
 use super::secrets::session_secret;
 use super::table::{Item, Table, flag};
@@ -24,6 +27,10 @@ pub(super) fn session(t: &mut Table<'_>, around: &Surroundings) -> Option<Sessio
         None => i.time("1s", "400d").map(Some),
     });
     let cookie = t.key("cookie", "{}", |i| i.table(|t| cookie(t, around)));
+    let redis = t.optional("redis", |i| i.table(redis));
+    if t.has("redis") && redis.is_none() {
+        return None;
+    }
     let inactivity = inactivity?;
     if inactivity.zip(absolute).is_some_and(|(inactivity, absolute)| inactivity > absolute) {
         t.warn(
@@ -31,7 +38,13 @@ pub(super) fn session(t: &mut Table<'_>, around: &Surroundings) -> Option<Sessio
             Wrong::new("is longer than absolute, and so without effect", "write less, or false"),
         );
     }
-    Some(Session { secrets: secrets?, absolute: absolute?, inactivity, cookie: cookie? })
+    Some(Session {
+        secrets: secrets?,
+        absolute: absolute?,
+        inactivity,
+        cookie: cookie?,
+        redis: redis.map(Arc::new),
+    })
 }
 
 fn cookie(t: &mut Table<'_>, around: &Surroundings) -> Option<Cookie> {

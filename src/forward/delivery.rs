@@ -328,7 +328,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_response_that_waits_breaks_off_within_a_second_of_its_sessions_end() {
         locally(async {
-            let (sessions, mut visit) = signed_in();
+            let (sessions, mut visit) = signed_in().await;
             let live = Live::new(sessions.clone());
             let tied = |visit: &Visit| {
                 let tie = Some(Tie::new(&live, visit.opened().unwrap()));
@@ -341,7 +341,7 @@ mod tests {
             next(&mut delivery).await.unwrap().unwrap();
             let waited = tokio::time::timeout(Duration::from_secs(5), next(&mut delivery)).await;
             assert!(waited.is_err(), "the session is alive");
-            sessions.commit(&mut visit, Change::End, Timestamp::now()).unwrap();
+            sessions.commit(&mut visit, Change::End, Timestamp::now()).await.unwrap();
             let cut = tokio::time::timeout(Duration::from_secs(1), next(&mut delivery)).await;
             assert!(cut.unwrap().unwrap().unwrap_err().is::<SessionOver>());
         })

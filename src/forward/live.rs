@@ -139,7 +139,7 @@ pub(super) mod tests {
     use crate::session::{Change, Session, Visit};
 
     /// Sessions of the default lifetimes, and a visit to one of them.
-    pub(in crate::forward) fn signed_in() -> (Rc<Sessions>, Visit) {
+    pub(in crate::forward) async fn signed_in() -> (Rc<Sessions>, Visit) {
         use crate::config;
         use crate::session::memory::{Bounds, Memory};
         let config = config::Session {
@@ -152,13 +152,14 @@ pub(super) mod tests {
                 domain: None,
                 transient: false,
             },
+            redis: None,
         };
         let sealer = Arc::new(crate::session::Sealer::new(&config.secrets));
         let memory = Arc::new(Memory::new(Bounds::default()));
         let sessions = Rc::new(Sessions::new(&config, sealer, memory));
         let Session { identity, tokens, .. } = session();
         let (mut visit, now) = (Visit::default(), Timestamp::now());
-        sessions.commit(&mut visit, Change::Start { identity, tokens }, now).unwrap();
+        sessions.commit(&mut visit, Change::Start { identity, tokens }, now).await.unwrap();
         (sessions, visit)
     }
 
@@ -166,12 +167,12 @@ pub(super) mod tests {
     async fn what_is_open_hears_of_its_sessions_end_within_a_second() {
         LocalSet::new()
             .run_until(async {
-                let (sessions, mut visit) = signed_in();
+                let (sessions, mut visit) = signed_in().await;
                 let live = Live::new(sessions.clone());
                 let open = live.open(visit.opened().unwrap());
                 let waited = tokio::time::timeout(Duration::from_secs(3), open.over()).await;
                 assert!(waited.is_err(), "the session is alive");
-                sessions.commit(&mut visit, Change::End, Timestamp::now()).unwrap();
+                sessions.commit(&mut visit, Change::End, Timestamp::now()).await.unwrap();
                 tokio::time::timeout(Duration::from_secs(1), open.over()).await.unwrap();
             })
             .await;
@@ -181,7 +182,7 @@ pub(super) mod tests {
     async fn looking_ends_when_nothing_is_open_and_begins_again() {
         LocalSet::new()
             .run_until(async {
-                let (sessions, visit) = signed_in();
+                let (sessions, visit) = signed_in().await;
                 let live = Live::new(sessions);
                 for _ in 0..2 {
                     drop(live.open(visit.opened().unwrap()));
@@ -197,7 +198,7 @@ pub(super) mod tests {
     async fn what_is_open_ends_when_the_session_expires() {
         LocalSet::new()
             .run_until(async {
-                let (sessions, visit) = signed_in();
+                let (sessions, visit) = signed_in().await;
                 let live = Live::new(sessions);
                 let open = live.open(visit.opened().unwrap());
                 let now = visit.session().unwrap().created_at;

@@ -155,21 +155,21 @@ mod tests {
 
     /// Joins a browser and an app; `script` plays both and ends the session by its last argument.
     async fn joined<F: Future<Output = ()>>(
-        script: impl FnOnce(DuplexStream, DuplexStream, Box<dyn FnOnce()>) -> F,
+        script: impl FnOnce(DuplexStream, DuplexStream, Pin<Box<dyn Future<Output = ()>>>) -> F,
     ) {
         LocalSet::new()
             .run_until(async {
-                let (sessions, mut visit) = signed_in();
+                let (sessions, mut visit) = signed_in().await;
                 let open = Live::new(sessions.clone()).open(visit.opened().unwrap());
                 let (browser, ours) = duplex(64);
                 let (app, theirs) = duplex(64);
                 tokio::task::spawn_local(async move {
                     copy_until_over(ours, theirs, &open).await;
                 });
-                let end = move || {
-                    sessions.commit(&mut visit, Change::End, Timestamp::now()).unwrap();
+                let end = async move {
+                    sessions.commit(&mut visit, Change::End, Timestamp::now()).await.unwrap();
                 };
-                let played = script(browser, app, Box::new(end));
+                let played = script(browser, app, Box::pin(end));
                 tokio::time::timeout(Duration::from_secs(30), played).await.unwrap();
             })
             .await;
@@ -188,7 +188,7 @@ mod tests {
             let mut hi = [0; 4];
             browser.read_exact(&mut hi).await.unwrap();
             browser.write_all(b"to the app").await.unwrap();
-            end();
+            end.await;
             let ended = tokio::time::Instant::now();
             assert_eq!(to_end(browser).await, SESSION_ENDED);
             assert!(ended.elapsed() <= Duration::from_secs(1));
@@ -202,7 +202,7 @@ mod tests {
         joined(async |browser, mut app, end| {
             app.write_all(b"\x82\x7e\x01\x00").await.unwrap();
             app.write_all(&[7; 10]).await.unwrap();
-            end();
+            end.await;
             tokio::time::sleep(Duration::from_millis(600)).await;
             let rest = [&[7; 246][..], b"\x81\x06secret"].concat();
             let writing = tokio::task::spawn_local(async move {
@@ -219,7 +219,7 @@ mod tests {
     async fn a_frame_that_does_not_end_is_not_waited_for_and_not_broken_into() {
         joined(async |browser, mut app, end| {
             app.write_all(b"\x81\x05he").await.unwrap();
-            end();
+            end.await;
             let ended = tokio::time::Instant::now();
             assert_eq!(to_end(browser).await, b"\x81\x05he");
             assert!(ended.elapsed() <= Duration::from_secs(1));
@@ -231,7 +231,7 @@ mod tests {
     async fn after_the_apps_own_goodbye_there_is_no_second() {
         joined(async |browser, mut app, end| {
             app.write_all(b"\x88\x02\x03\xe8").await.unwrap();
-            end();
+            end.await;
             assert_eq!(to_end(browser).await, b"\x88\x02\x03\xe8");
         })
         .await;

@@ -7,7 +7,7 @@ use super::attempt::Attempt;
 use super::id_token::Expected;
 use super::parameters::{Parameters, bad_request};
 use super::provider::ProviderError;
-use super::{Asked, Login, provider_unavailable, see_other};
+use super::{Asked, Login, provider_unavailable, see_other, sessions_unavailable};
 use crate::body::Body;
 use crate::error::Failure;
 use crate::observe::metrics::LoginOutcome;
@@ -93,6 +93,7 @@ impl Login {
             .map_err(failed)?;
         self.sessions
             .commit(visit, Change::Start { identity, tokens }, asked.now)
+            .await
             .map_err(not_kept)?;
         Ok(see_other(attempt.return_to.as_str()))
     }
@@ -143,6 +144,9 @@ fn failed(error: ProviderError) -> Failure {
 }
 
 fn not_kept(refused: CommitRefused) -> Failure {
+    if let CommitRefused::Unavailable(cause) = refused {
+        return sessions_unavailable(cause);
+    }
     Failure::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "session_too_large",

@@ -11,9 +11,13 @@ use crate::error::Failure;
 use crate::observe::metrics::LoginOutcome;
 use crate::session::{Change, Visit};
 
+/// A longer ID token is not sent along, in bytes: many servers take no longer address, and the
+/// provider asks the user instead.
+const LONGEST_HINT: usize = 4096;
+
 impl Login {
     /// `GET logout`.
-    pub(super) fn logout(
+    pub(super) async fn logout(
         &self,
         asked: Asked<'_>,
         visit: &mut Visit,
@@ -33,8 +37,8 @@ impl Login {
             }
             None => None,
         };
-        // An end is never refused.
-        let _ = self.sessions.commit(visit, Change::End, asked.now);
+        // An end is never refused: here it holds at once, and the store goes on trying.
+        let _ = self.sessions.commit(visit, Change::End, asked.now).await;
         let mut response = see_other(&location.unwrap_or_else(|| return_to.as_str().to_owned()));
         // The back button shows nothing of the session (Clear Site Data, section 3.2).
         response.headers_mut().insert("clear-site-data", HeaderValue::from_static("\"cache\""));
@@ -53,8 +57,10 @@ impl Login {
         let back = return_to.on(asked.origin);
         let url = match discovered.metadata.logout()? {
             LogoutAddress::EndSession(mut url) => {
+                if id_token.len() <= LONGEST_HINT {
+                    url.query_pairs_mut().append_pair("id_token_hint", id_token);
+                }
                 url.query_pairs_mut()
-                    .append_pair("id_token_hint", id_token)
                     .append_pair("post_logout_redirect_uri", &back)
                     .append_pair("client_id", client_id);
                 url

@@ -48,3 +48,49 @@ pub(super) fn bad_request() -> Failure {
         "This address is incomplete or has been altered. Go back to the app and try again.",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(query: &str) -> Result<Parameters, u16> {
+        let request = http::Request::get(format!("/auth/login?{query}")).body(()).unwrap();
+        Parameters::of(&request.into_parts().0).map_err(|failure| failure.status.as_u16())
+    }
+
+    #[test]
+    fn names_and_values_are_decoded() {
+        let parameters = of("return_to=%2Fa%3Fb%3Dc&x=a+b&empty=&bare&%C3%A4=1").unwrap();
+        assert_eq!(parameters.get("return_to"), Some("/a?b=c"));
+        assert_eq!(parameters.get("x"), Some("a b"));
+        assert_eq!(parameters.get("ä"), Some("1"));
+        for absent in ["empty", "bare", "none", "RETURN_TO"] {
+            assert_eq!(parameters.get(absent), None, "{absent}");
+        }
+    }
+
+    /// CVE-2023-27496.
+    #[test]
+    fn a_parameter_that_is_there_twice_is_refused() {
+        for query in ["state=a&state=b", "state=a&state=a", "a&a=", "st%61te=a&x=1&state=b"] {
+            assert_eq!(of(query).err(), Some(400), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_query_has_bounds() {
+        let many = |count: usize| (0..count).map(|at| format!("p{at}=1&")).collect::<String>();
+        assert!(of(&many(MOST)).is_ok());
+        assert_eq!(of(&many(MOST + 1)).err(), Some(400));
+        assert!(of(&format!("code={}", "x".repeat(LONGEST - 4))).is_ok());
+        assert_eq!(of(&format!("code={}", "x".repeat(LONGEST - 3))).err(), Some(400));
+        assert_eq!(of(&format!("{}=x", "x".repeat(LONGEST))).err(), Some(400));
+    }
+
+    #[test]
+    fn what_is_no_query_is_one_without_parameters() {
+        for query in ["", "&", "&&&=", "%", "%zz=%", "%00=%ff"] {
+            assert_eq!(of(query).unwrap().get("state"), None, "{query}");
+        }
+    }
+}

@@ -94,6 +94,11 @@ impl ProviderError {
             _ => false,
         }
     }
+
+    /// Whether the provider could not be asked or did not answer: no word on what was asked.
+    pub(super) fn is_outage(&self) -> bool {
+        matches!(self, Self::Undiscovered | Self::Call { .. } | Self::Status { .. } | Self::NoKey)
+    }
 }
 
 /// What the token endpoint answers when the user has to log in again, or may not: RFC 6749, section

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::{Login, provider_unavailable};
+use super::{Login, provider_unavailable, sessions_unavailable};
 use crate::clock::Timestamp;
 use crate::error::Failure;
 use crate::observe::metrics::{LoginOutcome, WorkerMetrics};
@@ -66,7 +66,7 @@ impl Login {
             Part::Follow(done) => done,
             Part::Lead(lead, done) => {
                 // Somebody else may have refreshed between the load and now.
-                self.sessions.reload(visit, now);
+                self.sessions.reload(visit, now).await.map_err(sessions_unavailable)?;
                 if visit.session().is_some_and(|session| is_due(session, now)) {
                     self.lead(lead, visit.without_cookies(), now);
                 } else {
@@ -77,7 +77,7 @@ impl Login {
         };
         // It never changes: it closes when the leader is done.
         let _ = done.changed().await;
-        self.sessions.reload(visit, now);
+        self.sessions.reload(visit, now).await.map_err(sessions_unavailable)?;
         let expired = |session: &Session| session.tokens.expires_at.is_some_and(|at| at <= now);
         if visit.session().is_some_and(|session| is_due(session, now) && expired(session)) {
             return Err(provider_unavailable("the access token has expired and was not refreshed"));
@@ -109,7 +109,8 @@ async fn make(
         Ok((identity, tokens)) => {
             metrics.login(LoginOutcome::Refreshed);
             let newest = tokens.refresh_token.clone();
-            let refused = sessions.commit(&mut visit, Change::Refresh { identity, tokens }, now);
+            let change = Change::Refresh { identity, tokens };
+            let refused = sessions.commit(&mut visit, change, now).await;
             match refused {
                 Ok(()) => {}
                 // The user signed out meanwhile: nobody needs the new token.
@@ -124,7 +125,7 @@ async fn make(
         Err(error) if error.is_refusal() => {
             metrics.login(LoginOutcome::RefreshRefused);
             tracing::info!(%error, "the provider ended a session at its refresh");
-            let _ = sessions.commit(&mut visit, Change::End, now);
+            let _ = sessions.commit(&mut visit, Change::End, now).await;
         }
         Err(error) => {
             metrics.login(LoginOutcome::RefreshFailed);

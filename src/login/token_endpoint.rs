@@ -17,6 +17,10 @@ use crate::session::{Identity, Session, Tokens};
 
 /// The longest token that is kept, in bytes.
 const MAX_TOKEN: usize = 8 * 1024;
+/// The longest scope that is kept, in bytes.
+const MAX_SCOPE: usize = 1024;
+/// An access token that is said to live longer is one of which nothing is known: ten years.
+const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// A token is refreshed this long before it expires, or a quarter of its life, if that is less.
 const REFRESH_BEFORE: Duration = Duration::from_secs(30);
 
@@ -24,8 +28,8 @@ const REFRESH_BEFORE: Duration = Duration::from_secs(30);
 const OF_THE_TOKEN: [&str; 9] =
     ["nonce", "at_hash", "c_hash", "s_hash", "exp", "iat", "nbf", "jti", "azp"];
 /// Claims that userinfo cannot say otherwise: the signed token does.
-const OF_THE_ID_TOKEN: [&str; 8] =
-    ["iss", "sub", "aud", "sid", "org_id", "org_name", "auth_time", "acr"];
+const OF_THE_ID_TOKEN: [&str; 9] =
+    ["iss", "sub", "aud", "sid", "org_id", "org_name", "auth_time", "acr", "amr"];
 
 /// RFC 6749, section 5.1, and OpenID Connect Core, section 3.1.3.3.
 #[derive(Deserialize)]
@@ -36,6 +40,40 @@ struct TokenResponse {
     refresh_token: Option<String>,
     expires_in: Option<Value>,
     scope: Option<String>,
+}
+
+impl TokenResponse {
+    fn parse(body: &[u8]) -> Result<Self, ProviderError> {
+        let mut response: Self = serde_json::from_slice(body)
+            .map_err(|_| ProviderError::Malformed("the token endpoint's answer is not JSON"))?;
+        let Self { access_token, token_type, id_token, refresh_token, scope, .. } = &mut response;
+        for token in [access_token, id_token, refresh_token] {
+            // Some providers write an empty text for what there is not.
+            token.take_if(|token| token.is_empty());
+            if token.as_ref().is_some_and(|token| token.len() > MAX_TOKEN || !visible(token)) {
+                return Err(ProviderError::Malformed("a token is too long or no plain text"));
+            }
+        }
+        // The session can do without it, and should not grow by it.
+        scope.take_if(|scope| scope.len() > MAX_SCOPE || !visible(scope));
+        // SECURITY: RFC 6749, section 7.1: a token of a kind that is not understood is not used.
+        if token_type.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
+            return Err(ProviderError::Malformed("the access token is no bearer token"));
+        }
+        Ok(response)
+    }
+
+    /// How long the access token lives, if the answer says so in a way that can be true.
+    fn life(&self) -> Option<Duration> {
+        let seconds = match self.expires_in.as_ref()? {
+            Value::Number(number) => number.as_f64(),
+            // Some providers write the number as text.
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        let life = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        life.filter(|life| (Duration::from_secs(1)..=LONGEST_LIFE).contains(life))
+    }
 }
 
 impl Provider {
@@ -60,11 +98,15 @@ impl Provider {
         let id_token = id_token.ok_or(ProviderError::Malformed("there is no ID token"))?;
         let expected = Expected { access_token: response.access_token.as_deref(), ..expected };
         let claims = self.verify(&id_token, &expected, now).await?;
-        let identity = self.identity(&discovered, claims, response.access_token.as_deref()).await?;
-        Ok((identity, kept(response, id_token, None, now)))
+        let token = response.access_token.as_deref();
+        let claims = self.with_userinfo(&discovered, claims, token).await?;
+        Ok((identity(claims)?, kept(response, id_token, None, now)))
     }
 
     /// New tokens for a session (OpenID Connect Core, section 12).
+    ///
+    /// With them the old refresh token may be spent. So if what comes after fails for want of the
+    /// provider, the new tokens are kept, and of the claims those that are known.
     pub(super) async fn refresh(
         &self,
         session: &Session,
@@ -74,17 +116,36 @@ impl Provider {
         let discovered = self.discovered()?;
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh_token)];
         let response = self.tokens("the token endpoint", &discovered, &form, now).await?;
+        let access_token = response.access_token.as_deref();
+        let access_token = access_token.ok_or(ProviderError::Malformed("there is no new token"))?;
         let expected = Expected {
-            access_token: response.access_token.as_deref(),
+            access_token: Some(access_token),
             subject: Some(session.identity.subject()),
             ..Expected::default()
         };
-        let (claims, id_token) = match &response.id_token {
-            Some(id_token) => (self.verify(id_token, &expected, now).await?, id_token.clone()),
-            None => (session.identity.claims().clone(), session.tokens.id_token.clone()),
+        let known = session.identity.claims();
+        let mut told = (known.clone(), session.tokens.id_token.clone());
+        if let Some(id_token) = &response.id_token {
+            match self.verify(id_token, &expected, now).await {
+                Ok(claims) => told = (claims, id_token.clone()),
+                Err(error) if error.is_outage() => {
+                    tracing::warn!(%error, "a refreshed ID token could not be verified");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let (claims, id_token) = told;
+        let claims = match self.with_userinfo(&discovered, claims.clone(), Some(access_token)).await
+        {
+            Err(error) if error.is_outage() => {
+                tracing::warn!(%error, "userinfo could not be read again");
+                let mut all = known.clone();
+                all.extend(claims);
+                all
+            }
+            claims => claims?,
         };
-        let identity = self.identity(&discovered, claims, response.access_token.as_deref()).await?;
-        Ok((identity, kept(response, id_token, Some(refresh_token), now)))
+        Ok((identity(claims)?, kept(response, id_token, Some(refresh_token), now)))
     }
 
     /// Makes a refresh token worthless (RFC 7009), where the provider can.
@@ -108,19 +169,7 @@ impl Provider {
         now: Timestamp,
     ) -> Result<TokenResponse, ProviderError> {
         let request = self.post(discovered, &discovered.metadata.token_endpoint, form, now)?;
-        let body = self.call(what, request).await?;
-        let response: TokenResponse = serde_json::from_slice(&body)
-            .map_err(|_| ProviderError::Malformed("the token endpoint's answer is not JSON"))?;
-        let bearer =
-            response.token_type.as_deref().is_none_or(|t| t.eq_ignore_ascii_case("bearer"));
-        let TokenResponse { access_token, id_token, refresh_token, .. } = &response;
-        let fits = |token: &Option<String>| {
-            token.as_ref().is_none_or(|token| token.len() <= MAX_TOKEN && visible(token))
-        };
-        if !bearer || ![access_token, id_token, refresh_token].into_iter().all(fits) {
-            return Err(ProviderError::Malformed("a token is too long or not of a known kind"));
-        }
-        Ok(response)
+        TokenResponse::parse(&self.call(what, request).await?)
     }
 
     fn post(
@@ -149,13 +198,13 @@ impl Provider {
         Ok(request)
     }
 
-    /// The claims with those of userinfo (OpenID Connect Core, section 5.3), as an identity.
-    async fn identity(
+    /// The claims with those of userinfo (OpenID Connect Core, section 5.3).
+    async fn with_userinfo(
         &self,
         discovered: &Discovered,
         mut claims: Map<String, Value>,
         access_token: Option<&str>,
-    ) -> Result<Identity, ProviderError> {
+    ) -> Result<Map<String, Value>, ProviderError> {
         if let (Some(url), Some(token)) = (&discovered.metadata.userinfo_endpoint, access_token) {
             let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))
                 .map_err(|_| ProviderError::Malformed("the access token fits no header"))?;
@@ -175,9 +224,14 @@ impl Provider {
             let fixed = |name: &String| OF_THE_ID_TOKEN.contains(&name.as_str());
             claims.extend(more.into_iter().filter(|(name, _)| !fixed(name)));
         }
-        claims.retain(|name, _| !OF_THE_TOKEN.contains(&name.as_str()));
-        Identity::new(claims).map_err(|source| ProviderError::IdToken(source.to_string()))
+        Ok(claims)
     }
+}
+
+/// The claims that are about the user.
+fn identity(mut claims: Map<String, Value>) -> Result<Identity, ProviderError> {
+    claims.retain(|name, _| !OF_THE_TOKEN.contains(&name.as_str()));
+    Identity::new(claims).map_err(|source| ProviderError::IdToken(source.to_string()))
 }
 
 /// The tokens as a session keeps them. A refresh token that was not replaced stays good (RFC 6749,
@@ -188,13 +242,7 @@ fn kept(
     refresh_token: Option<&str>,
     now: Timestamp,
 ) -> Tokens {
-    let seconds = match &response.expires_in {
-        Some(Value::Number(number)) => number.as_u64(),
-        // Some providers write the number as text.
-        Some(Value::String(text)) => text.parse().ok(),
-        _ => None,
-    };
-    let life = seconds.map(Duration::from_secs);
+    let life = response.life();
     let refresh_token = response.refresh_token.or_else(|| refresh_token.map(str::to_owned));
     Tokens {
         id_token,
@@ -212,3 +260,6 @@ fn kept(
 fn visible(token: &str) -> bool {
     token.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! What the admin listener answers: is the process alive, can it log people in, and the numbers. It
 //! is never reached over the public listeners.
 
+use std::sync::Arc;
+
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -8,8 +10,17 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use super::metrics::Metrics;
 use crate::body::Body;
 
-/// Answers an operator's request. `ready`: the provider has been discovered.
-pub fn answer(request: &Parts, ready: bool, metrics: &std::sync::Arc<Metrics>) -> Response<Body> {
+/// What requests need beside the gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct Readiness {
+    /// The provider has been reached since the start.
+    pub provider: bool,
+    /// The store of sessions was reached a moment ago.
+    pub sessions: bool,
+}
+
+/// Answers an operator's request.
+pub fn answer(request: &Parts, ready: Readiness, metrics: &Arc<Metrics>) -> Response<Body> {
     let json = "application/json";
     if request.method != Method::GET && request.method != Method::HEAD {
         let mut refused =
@@ -19,12 +30,7 @@ pub fn answer(request: &Parts, ready: bool, metrics: &std::sync::Arc<Metrics>) -
     }
     match request.uri.path() {
         "/healthz" => reply(StatusCode::OK, json, r#"{"status":"ok"}"#),
-        "/readyz" if ready => reply(StatusCode::OK, json, r#"{"status":"ok"}"#),
-        "/readyz" => reply(
-            StatusCode::SERVICE_UNAVAILABLE,
-            json,
-            r#"{"status":"not_ready","provider":"not reached since the gateway started"}"#,
-        ),
+        "/readyz" => readiness(ready),
         "/metrics" => reply(
             StatusCode::OK,
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -32,6 +38,19 @@ pub fn answer(request: &Parts, ready: bool, metrics: &std::sync::Arc<Metrics>) -
         ),
         _ => reply(StatusCode::NOT_FOUND, json, r#"{"error":"not_found"}"#),
     }
+}
+
+fn readiness(ready: Readiness) -> Response<Body> {
+    let Readiness { provider, sessions } = ready;
+    let word = |good, word: &'static str| if good { "ok" } else { word };
+    let all = provider && sessions;
+    let body = serde_json::json!({
+        "status": word(all, "not_ready"),
+        "provider": word(provider, "not reached since the gateway started"),
+        "sessions": word(sessions, "Redis cannot be reached"),
+    });
+    let status = if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    reply(status, "application/json", body.to_string())
 }
 
 fn reply(status: StatusCode, kind: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {

@@ -84,6 +84,7 @@ struct Counters {
     upstream: Histogram,
     logins: [AtomicU64; OUTCOMES.len()],
     applied: AtomicU64,
+    lost: AtomicU64,
     refused: [AtomicU64; UpdateRefused::ALL.len()],
     connections: AtomicU64,
     dropped_lines: AtomicU64,
@@ -125,6 +126,7 @@ impl Metrics {
             upstream: Histogram::default(),
             logins: Default::default(),
             applied: AtomicU64::default(),
+            lost: AtomicU64::default(),
             refused: Default::default(),
             connections: AtomicU64::default(),
             dropped_lines: AtomicU64::default(),
@@ -187,6 +189,11 @@ impl WorkerMetrics {
         add(&self.0.applied);
     }
 
+    /// An app's update could not be saved.
+    pub fn update_lost(&self) {
+        add(&self.0.lost);
+    }
+
     /// An app's update was refused.
     pub fn update_refused(&self, reason: UpdateRefused) {
         for (known, counter) in UpdateRefused::ALL.iter().zip(&self.0.refused) {
@@ -232,12 +239,14 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = &self.0;
         let one = |value: u64| vec![(Labels::new(), value)];
-        let (applied, dropped) =
-            (all.sum(|c| c.applied.load(Relaxed)), all.sum(|c| c.dropped_lines.load(Relaxed)));
+        let applied = all.sum(|c| c.applied.load(Relaxed));
+        let lost = all.sum(|c| c.lost.load(Relaxed));
+        let dropped = all.sum(|c| c.dropped_lines.load(Relaxed));
         for (name, help, rows) in [
             ("vestibule_requests", "Requests answered", all.requests()),
             ("vestibule_logins", "Logins, logouts and refreshes by outcome", all.logins()),
             ("vestibule_session_updates_applied", "Updates applied", one(applied)),
+            ("vestibule_session_updates_lost", "Updates that could not be saved", one(lost)),
             ("vestibule_session_updates_refused", "Updates refused by reason", all.refused()),
             (
                 "vestibule_sessions_forgotten",

@@ -68,7 +68,9 @@ fn decode(segment: &[u8], read: &mut Vec<u8>) -> Result<(), Ambiguous> {
             .is_some_and(|(high, low)| matches!(high << 4 | low, b'/' | b'\\' | b'.' | 0..=0x1f)),
         _ => false,
     });
-    if again { Err(Ambiguous) } else { Ok(()) }
+    // No byte of UTF-8 is 0xc0 or 0xc1, but old decoders read `%c0%ae` as a dot (CVE-2008-2938).
+    let overlong = read.windows(2).any(|pair| matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf]));
+    if again || overlong { Err(Ambiguous) } else { Ok(()) }
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -142,6 +144,9 @@ mod tests {
             "/x;%2f",
             "/x;%",
             "/a;..%2f",
+            "/%c0%ae%c0%ae/admin",
+            "/a%C0%AFb",
+            "/a%c1%9cb",
         ] {
             assert_eq!(lenient(path), Err(Ambiguous), "{path}");
         }

@@ -22,8 +22,7 @@ use super::accept::accept;
 use crate::body::Body;
 use crate::config::Config;
 use crate::error::Failure;
-use crate::login::Provider;
-use crate::observe::admin;
+use crate::observe::admin::{self, Readiness};
 use crate::observe::metrics::Metrics;
 use crate::page;
 use crate::route::{Routes, misdirected};
@@ -45,10 +44,12 @@ pub(super) fn redirect(listener: StdListener, config: &Config) {
 }
 
 /// Answers `/healthz`, `/readyz` and `/metrics`.
-pub(super) fn admin(listener: StdListener, metrics: Arc<Metrics>, provider: Arc<Provider>) {
-    serve(listener, ADMIN_CONNECTIONS, move |head| {
-        admin::answer(head, provider.is_ready(), &metrics)
-    });
+pub(super) fn admin(
+    listener: StdListener,
+    metrics: Arc<Metrics>,
+    ready: impl Fn() -> Readiness + 'static,
+) {
+    serve(listener, ADMIN_CONNECTIONS, move |head| admin::answer(head, ready(), &metrics));
 }
 
 fn serve(

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::Session;
+use super::redis_store::Ticket;
 
 /// Texts in each of the two generations.
 const ENTRIES: usize = 2048;
@@ -27,12 +28,18 @@ pub struct Opened {
     pub log_name: OnceCell<String>,
     /// The identity headers for a route: filled by who forwards.
     lines: RefCell<Vec<(usize, Lines)>>,
+    /// What Redis is asked with, where it keeps the session.
+    pub(super) ticket: Option<Rc<Ticket>>,
 }
 
 impl Opened {
     /// Without anything made of it yet.
     pub fn new(session: Arc<Session>) -> Self {
-        Self { session, log_name: OnceCell::new(), lines: RefCell::default() }
+        Self::with_ticket(session, None)
+    }
+
+    pub(super) fn with_ticket(session: Arc<Session>, ticket: Option<Rc<Ticket>>) -> Self {
+        Self { session, log_name: OnceCell::new(), lines: RefCell::default(), ticket }
     }
 
     /// The header lines for a route, made at its first request.
@@ -48,17 +55,22 @@ impl Opened {
 
 /// Two generations: when the young one is full it becomes the old one, and what is not asked for
 /// again goes with the next.
-#[derive(Default)]
-pub(super) struct Cache {
-    young: Texts,
-    old: Texts,
+pub(super) struct Cache<T> {
+    young: Texts<T>,
+    old: Texts<T>,
     bytes: usize,
 }
 
-type Texts = HashMap<Box<[u8]>, Rc<Opened>, ahash::RandomState>;
+type Texts<T> = HashMap<Box<[u8]>, Rc<T>, ahash::RandomState>;
 
-impl Cache {
-    pub(super) fn get(&mut self, sealed: &[u8]) -> Option<Rc<Opened>> {
+impl<T> Default for Cache<T> {
+    fn default() -> Self {
+        Self { young: HashMap::default(), old: HashMap::default(), bytes: 0 }
+    }
+}
+
+impl<T> Cache<T> {
+    pub(super) fn get(&mut self, sealed: &[u8]) -> Option<Rc<T>> {
         if let Some(opened) = self.young.get(sealed) {
             return Some(opened.clone());
         }
@@ -67,7 +79,7 @@ impl Cache {
         Some(opened)
     }
 
-    pub(super) fn put(&mut self, sealed: Box<[u8]>, opened: Rc<Opened>) {
+    pub(super) fn put(&mut self, sealed: Box<[u8]>, opened: Rc<T>) {
         if self.young.len() >= ENTRIES || self.bytes + sealed.len() > BYTES {
             self.old = std::mem::take(&mut self.young);
             self.bytes = 0;
@@ -84,7 +96,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_stays_and_the_rest_goes_in_time() {
-        let mut cache = Cache::default();
+        let mut cache = Cache::<Opened>::default();
         let opened = Rc::new(Opened::new(Arc::new(session())));
         let text = |n: usize| n.to_string().into_bytes().into_boxed_slice();
         for n in 0..10 * ENTRIES {
@@ -97,7 +109,7 @@ mod tests {
 
     #[test]
     fn long_texts_are_bounded_by_their_bytes() {
-        let mut cache = Cache::default();
+        let mut cache = Cache::<Opened>::default();
         let opened = Rc::new(Opened::new(Arc::new(session())));
         for n in 0..2000_u32 {
             let mut text = vec![0; 16 * 1024];

@@ -30,6 +30,12 @@ pub enum Purpose {
     Session,
     /// A login under way.
     Attempt,
+    /// What the cookie says when Redis has the session.
+    Ticket,
+    /// A session in Redis.
+    Record,
+    /// The last use of a session in Redis.
+    Use,
 }
 
 impl Purpose {
@@ -37,6 +43,9 @@ impl Purpose {
         match self {
             Self::Session => b"session",
             Self::Attempt => b"attempt",
+            Self::Ticket => b"ticket",
+            Self::Record => b"record",
+            Self::Use => b"use",
         }
     }
 }
@@ -64,6 +73,11 @@ impl Sealer {
     pub fn new(secrets: &[Secret]) -> Self {
         let keys = secrets.iter().map(|secret| Key::derived(secret.expose())).collect();
         Self { keys, random: SystemRandom::new() }
+    }
+
+    /// A sealer for a key that was drawn at random, for one session alone.
+    pub(super) fn of_key(key: &[u8; 32]) -> Self {
+        Self { keys: vec![Key::new(key)], random: SystemRandom::new() }
     }
 
     /// Text that [`Sealer::open`] takes back for the same purpose and cookie name only.

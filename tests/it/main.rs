@@ -12,6 +12,15 @@
 
 mod support;
 
+mod callback;
+mod chromium;
+mod cookie;
+mod demo;
+mod legacy_apps;
 mod live;
 mod login;
+mod logout;
+mod oidc_provider;
+mod session;
 mod trailers;
+mod update;

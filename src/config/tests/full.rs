@@ -51,6 +51,16 @@ absolute = "30d"
 inactivity = "12h"
 cookie = { name = "__Secure-s", same_site = "strict", domain = "example.com", transient = true }
 
+[session.redis]
+url = ["rediss://10.0.0.1:26379/2", "rediss://10.0.0.2:26379/2"]
+servers = "sentinel"
+primary = "main"
+sentinel_password = { env = "CLIENT" }
+username = "gateway"
+password = { env = "SEAL" }
+ca = "all.pem"
+prefix = "login/"
+
 [auth]
 prefix = "/_/auth"
 after_logout = "/bye"
@@ -159,6 +169,15 @@ fn every_key_of_session_auth_and_log_is_read() {
     assert_eq!(session.cookie.same_site, SameSite::Strict);
     assert_eq!(session.cookie.domain.unwrap(), "example.com");
     assert!(session.cookie.transient);
+    let Redis { urls, servers, username, password, ca, prefix } =
+        Arc::unwrap_or_clone(session.redis.unwrap());
+    assert_eq!(urls, ["rediss://10.0.0.1:26379/2", "rediss://10.0.0.2:26379/2"]);
+    let RedisServers::Sentinel { primary, password: sentinels } = servers else { panic!() };
+    assert_eq!((primary.as_str(), sentinels.unwrap().expose()), ("main", &b"hunter2-client"[..]));
+    assert_eq!(username.unwrap(), "gateway");
+    assert_eq!(password.unwrap().expose(), session.secrets[0].expose());
+    assert!(ca.unwrap().starts_with(b"-----BEGIN CERTIFICATE"));
+    assert_eq!(prefix, "login/");
     assert_eq!((auth.prefix.as_str(), auth.after_logout.as_str()), ("/_/auth", "/bye"));
     assert_eq!((log.format, log.level.as_str()), (LogFormat::Json, "warn,vestibule=debug"));
     assert!(!log.access);
@@ -251,6 +270,33 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((&route.session_update, &route.session_header), (&Keys::All, &Keys::All));
 }
 
+#[test]
+fn a_redis_is_one_server_sentinels_or_a_cluster() {
+    let site = Site::new();
+    let redis = |lines: &str| format!("{}\n[session.redis]\n{lines}\n", least());
+    let read = |lines: &str| site.right(&redis(lines)).session.redis.unwrap();
+    let one = read("url = 'redis://127.0.0.1:6379'");
+    assert!(matches!(one.servers, RedisServers::Single));
+    assert_eq!((one.prefix.as_str(), &one.username, &one.ca), ("vestibule:", &None, &None));
+    let nodes = read("url = ['redis://a:1', 'redis://b:2']\nservers = 'cluster'");
+    assert!(matches!(nodes.servers, RedisServers::Cluster));
+    for wrong in [
+        "",
+        "url = 'http://127.0.0.1:6379'",
+        "url = 'redis://127.0.0.1/zero'",
+        "url = 'redis://:secret@127.0.0.1'",
+        "url = ['redis://a:1', 'redis://b:2']",
+        "url = ['redis://a:1', 'rediss://b:2']\nservers = 'cluster'",
+        "url = 'redis://a:1'\nservers = 'sentinel'",
+        "url = 'redis://a:1'\nprimary = 'main'",
+        "url = 'redis://a:1'\nusername = 'u'",
+        "url = 'redis://a:1'\nprefix = '{x}'",
+        "url = 'redis://a:1'\nca = 'a.key'",
+    ] {
+        assert!(site.read(&redis(wrong)).is_err(), "{wrong}");
+    }
+}
+
 /// The tables of FULL and their keys, free names left out.
 fn keys_of(table: &toml::Table, name: &str, found: &mut BTreeMap<String, BTreeSet<String>>) {
     for (key, value) in table {
@@ -279,7 +325,11 @@ fn no_key_is_known_that_these_tests_do_not_set_and_none_is_set_to_its_default() 
         assert!(set.entry(table.to_owned()).or_default().insert(key.to_owned()), "{table}.{key}");
     }
     let secret: BTreeSet<_> = ["env", "file"].map(str::to_owned).into();
-    set.insert("provider.client_secret".to_owned(), secret);
+    for key in
+        ["provider.client_secret", "session.redis.password", "session.redis.sentinel_password"]
+    {
+        set.insert(key.to_owned(), secret.clone());
+    }
     let asked: BTreeMap<String, BTreeSet<String>> = known
         .iter()
         .map(|(table, keys)| (table.clone(), keys.keys().map(ToString::to_string).collect()))

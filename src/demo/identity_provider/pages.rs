@@ -132,6 +132,6 @@ fn document(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n\
-         <style>{STYLE}</style>\n<main>\n{body}\n</main>\n</html>\n"
+         <link rel=\"icon\" href=\"/pictures/id.svg\">\n<style>{STYLE}</style>\n<main>\n{body}\n</main>\n</html>\n"
     )
 }

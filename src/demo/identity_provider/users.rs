@@ -82,7 +82,7 @@ impl User {
     }
 
     /// What to call the user on a page.
-    pub(super) fn display_name(&self) -> &str {
+    pub(in crate::demo) fn display_name(&self) -> &str {
         self.claims.get("name").and_then(Value::as_str).unwrap_or(&self.sub)
     }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::client_authentication::base64url;
 use super::*;
-use crate::config::value::Secret;
+use crate::config::sample;
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
 
@@ -56,20 +56,6 @@ pub(in crate::login) fn claims(issuer: &str, now: Timestamp) -> Value {
     })
 }
 
-/// The configuration of the client at `issuer`.
-pub(in crate::login) fn configured(issuer: &str) -> config::Provider {
-    config::Provider {
-        issuer: issuer.to_owned(),
-        issuer_url: issuer.parse().unwrap(),
-        client_id: "client".to_owned(),
-        authentication: config::ClientAuthentication::Secret(Secret::new("hunter2")),
-        scopes: vec!["openid".to_owned()],
-        audience: None,
-        login_params: vec![],
-        groups_claim: "groups".to_owned(),
-    }
-}
-
 pub(in crate::login) fn keys(all: &[Value]) -> Keys {
     Keys::parse(json!({"keys": all}).to_string().as_bytes()).unwrap()
 }
@@ -91,7 +77,7 @@ impl Bench {
     fn new() -> Self {
         let signer = Signer::new("k1");
         let keys = keys(&[signer.jwk()]);
-        Self { signer, keys, config: configured(ISSUER) }
+        Self { signer, keys, config: sample::provider(ISSUER) }
     }
 
     fn verify(
@@ -195,7 +181,7 @@ fn a_shared_secret_among_the_published_keys_verifies_nothing() {
     let input = signing_input(&json!({"alg": "HS256", "kid": "s"}), &claims(ISSUER, NOW));
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"published");
     let token = format!("{input}.{}", base64url(hmac::sign(&key, input.as_bytes())));
-    why(verify(&token, &keys, &configured(ISSUER), &expected(), NOW));
+    why(verify(&token, &keys, &sample::provider(ISSUER), &expected(), NOW));
     let alone = json!({"keys": [oct]}).to_string();
     assert!(matches!(Keys::parse(alone.as_bytes()), Err(KeysError::Empty)));
 }
@@ -219,7 +205,8 @@ fn a_foreign_key_signs_nothing_whatever_it_calls_itself() {
 fn a_token_that_was_changed_is_refused() {
     let bench = Bench::new();
     let token = bench.signer.sign(&claims(ISSUER, NOW));
-    for at in 0..token.len() {
+    // The last digit of the signature has bits that mean nothing.
+    for at in 0..token.len() - 1 {
         let mut bytes = token.clone().into_bytes();
         bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
         let changed = String::from_utf8(bytes).unwrap();
@@ -421,7 +408,7 @@ fn keys_that_are_not_understood_are_passed_over() {
         with_more,
     ]);
     let claims = claims(ISSUER, NOW);
-    let config = configured(ISSUER);
+    let config = sample::provider(ISSUER);
     assert!(verify(&signer.sign(&claims), &keys, &config, &expected(), NOW).is_ok());
     let by_enc = verify(&enc.sign(&claims), &keys, &config, &expected(), NOW);
     assert_eq!(by_enc, Err(Unverified::NoKey), "a key for encryption signs nothing");
@@ -448,7 +435,7 @@ fn a_token_signed_with_rsa_is_believed_and_none_with_its_public_key() {
     let (n, e) = (private.n().to_bytes_be(), private.e().to_bytes_be());
     let jwk = json!({"kty": "RSA", "kid": "r", "use": "sig", "n": base64url(n), "e": base64url(e)});
     let keys = keys(&[jwk]);
-    let (claims, config) = (claims(ISSUER, NOW), configured(ISSUER));
+    let (claims, config) = (claims(ISSUER, NOW), sample::provider(ISSUER));
     let verify = |token: &str| verify(token, &keys, &config, &expected(), NOW);
     for (name, padding) in [
         ("RS256", &RSA_PKCS1_SHA256 as &dyn ring::signature::RsaEncoding),

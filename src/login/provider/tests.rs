@@ -8,8 +8,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::id_token::tests::{Signer, claims, configured};
+use super::super::id_token::tests::{Signer, claims};
 use super::*;
+use crate::config::sample;
 
 /// One request that a [`Stub`] was sent.
 #[derive(Clone, Debug)]
@@ -93,7 +94,7 @@ impl Stub {
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        Provider::new(&configured(&self.issuer), &roots).unwrap()
+        Provider::new(&sample::provider(&self.issuer), &roots).unwrap()
     }
 
     /// The gateway's side, discovered.

@@ -20,7 +20,8 @@ pub(crate) struct App {
     pub(crate) url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
+    said: Arc<Mutex<Reply>>,
+    _task: Task,
 }
 
 type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -42,9 +43,17 @@ impl App {
         Self::serve(url, Listener::Tcp(listener), answering(answer))
     }
 
-    /// Says 200 and nothing else.
+    /// Says "hello", until it is told what to [`App::say`].
     pub(crate) async fn plain() -> Self {
-        Self::start(|_| Reply::new(200).body("hello")).await
+        let said = Arc::new(Mutex::new(Reply::new(200).body("hello")));
+        let shared = said.clone();
+        let app = Self::start(move |_| shared.lock().unwrap().clone()).await;
+        Self { said, ..app }
+    }
+
+    /// What a plain app answers from now on.
+    pub(crate) fn say(&self, reply: Reply) {
+        *self.said.lock().unwrap() = reply;
     }
 
     /// Leaves each connection to `serve`.
@@ -88,7 +97,7 @@ impl App {
                 }
             }
         });
-        Self { url, seen, connections, task }
+        Self { url, seen, connections, said: Arc::default(), _task: Task(task) }
     }
 
     /// Every request so far.
@@ -108,9 +117,12 @@ impl App {
     }
 }
 
-impl Drop for App {
+/// Ends with its value.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
     }
 }
 

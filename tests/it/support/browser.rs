@@ -70,6 +70,11 @@ impl Browser {
         self.jar().put(&self.home, name, value);
     }
 
+    /// Forgets a cookie.
+    pub(crate) fn forget(&self, name: &str) {
+        self.jar().remove(name);
+    }
+
     /// What was refused of what it was told to keep.
     pub(crate) fn refused(&self) -> Vec<String> {
         self.refused.lock().unwrap().clone()
@@ -153,11 +158,8 @@ impl Browser {
     pub(crate) async fn submit(&self, page: &Answer, fields: &[(&str, &str)]) -> Answer {
         let answer = self.submit_once(page, fields).await;
         // The page that the form stands on starts what follows.
-        let from = if page.url.host_str() == self.home.host_str() {
-            From::SameSite
-        } else {
-            From::Link
-        };
+        let from =
+            if page.url.host_str() == self.home.host_str() { From::SameSite } else { From::Link };
         self.follow_from(answer, from).await
     }
 

@@ -178,15 +178,19 @@ impl Builder {
 
     /// A route to these addresses, with more lines of TOML.
     pub(crate) fn route_to(mut self, path: &str, upstream: &[&str], lines: &str) -> Self {
-        self.routes.push(format!(
-            "[[route]]\npath = {path:?}\nupstream = {upstream:?}\n{lines}\n"
-        ));
+        self.routes.push(format!("[[route]]\npath = {path:?}\nupstream = {upstream:?}\n{lines}\n"));
         self
     }
 
     /// One more public host beside localhost, with a certificate of its own.
     pub(crate) fn host(mut self, host: &str) -> Self {
         self.hosts.push(host.to_owned());
+        self
+    }
+
+    /// The gateway's only host, in place of localhost.
+    pub(crate) fn only_host(mut self, host: &str) -> Self {
+        self.hosts = vec![host.to_owned()];
         self
     }
 
@@ -242,10 +246,12 @@ impl Builder {
             fs::write(path.join(format!("{host}.key")), key).unwrap();
         }
         fs::write(path.join("authority.pem"), &authority().pem).unwrap();
+        fs::write(path.join("client-secret"), SECRET).unwrap();
         fs::write(path.join("secret"), "a secret of the tests, long enough for all").unwrap();
         let [http, admin] = [free_port(), free_port()];
         fs::write(path.join("gateway.toml"), self.text(http, admin)).unwrap();
-        let url = |scheme, port| Url::parse(&format!("{scheme}://localhost:{port}/")).unwrap();
+        let host = &self.hosts[0];
+        let url = |scheme, port| Url::parse(&format!("{scheme}://{host}:{port}/")).unwrap();
         let child = spawn(path, &self.environment);
         let mut gateway = Gateway {
             url: url("https", self.port),
@@ -269,9 +275,8 @@ impl Builder {
             self.lines("server"),
         );
         for host in &self.hosts {
-            text += &format!(
-                "[[server.certificate]]\ncert = \"{host}.pem\"\nkey = \"{host}.key\"\n"
-            );
+            text +=
+                &format!("[[server.certificate]]\ncert = \"{host}.pem\"\nkey = \"{host}.key\"\n");
         }
         text += &format!("[server.limits]\n{}", self.lines("server.limits"));
         let issuer = &self.issuer;
@@ -280,7 +285,7 @@ impl Builder {
             self.lines("provider"),
         );
         if !self.lines("provider").contains("private_key") {
-            text += &format!("client_secret = {SECRET:?}\n");
+            text += "client_secret = { file = \"client-secret\" }\n";
         }
         let session = self.lines("session");
         text += &format!("[session]\n{session}");
@@ -303,9 +308,8 @@ impl Builder {
 }
 
 fn spawn(directory: &Path, environment: &[(String, String)]) -> Child {
-    let file = |name: &str| {
-        File::options().create(true).append(true).open(directory.join(name)).unwrap()
-    };
+    let file =
+        |name: &str| File::options().create(true).append(true).open(directory.join(name)).unwrap();
     Command::new(env!("CARGO_BIN_EXE_vestibule"))
         .args(["serve", "-c", "gateway.toml"])
         .current_dir(directory)

@@ -40,7 +40,8 @@ impl Seen {
     /// names fold to the same variable.
     pub(crate) fn as_cgi(&self, name: &str) -> Vec<String> {
         let fold = |name: &str| -> String {
-            let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+            let letter =
+                |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
             name.chars().map(letter).collect()
         };
         let lines = self.headers.iter().chain(&self.trailers);

@@ -187,6 +187,11 @@ impl Scripted {
         self.script.lock().unwrap()
     }
 
+    /// Its own address, with a slash at the end.
+    pub(crate) fn address(&self) -> &str {
+        &self.issuer
+    }
+
     /// Every call of this path.
     pub(crate) fn calls(&self, path: &str) -> Vec<Seen> {
         self.app.seen().into_iter().filter(|seen| seen.path() == path).collect()
@@ -225,7 +230,7 @@ impl Script {
             "/.well-known/openid-configuration" => json_reply(&self.discovery(issuer)),
             "/jwks" => json_reply(&json!({ "keys": [self.key.jwk()] })),
             "/authorize" => self.authorize(seen, issuer),
-            "/oauth/token" => self.token(seen, issuer),
+            "/oauth/token" | "/token" => self.token(seen, issuer),
             "/userinfo" => json_reply(&self.userinfo),
             "/logout" | "/revoke" => Reply::new(200),
             _ => Reply::new(404),

@@ -293,14 +293,20 @@ impl Connection {
             request.headers_mut().insert(ACCEPT, HeaderValue::from_static("*/*"));
         }
         let request = request.map(|()| ask.into_body());
-        let response = match &mut *self.0.lock().await {
-            Sender::Http1(sender) => sender.send_request(request),
-            Sender::Http2(sender) => {
-                let mut sender = sender.clone();
-                return sender.send_request(request).await;
+        // Waiting is not under the lock: on HTTP/2 many wait at once.
+        let mut sender = self.0.lock().await;
+        match &mut *sender {
+            Sender::Http1(http1) => {
+                let response = http1.send_request(request);
+                drop(sender);
+                response.await
             }
-        };
-        response.await
+            Sender::Http2(http2) => {
+                let response = http2.send_request(request);
+                drop(sender);
+                response.await
+            }
+        }
     }
 
     /// One exchange.

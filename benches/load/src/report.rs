@@ -1,0 +1,198 @@
+//! From samples to the table: medians, ratios round by round with their spread, and a mark where a
+//! number is not to be trusted. It measures nothing.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::rows::{Contender, Row};
+
+/// Below this the proxy waited for the load, and a ratio leans towards 1.
+const BUSY: f64 = 0.95;
+
+/// One contender in one round.
+#[derive(Clone, Copy)]
+pub(crate) struct Sample {
+    /// Answers that arrived whole.
+    pub(crate) count: usize,
+    /// How long it took.
+    pub(crate) wall: Duration,
+    /// What the proxy spent on it.
+    pub(crate) cpu: Duration,
+    /// As the load saw it, where it says.
+    pub(crate) latency: Option<Latency>,
+}
+
+impl Sample {
+    /// The proxy's CPU time per answer, in microseconds.
+    fn cost(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / count(self.count)
+    }
+
+    /// The part of its core that the proxy used.
+    fn utilisation(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.wall.as_secs_f64()
+    }
+
+    fn per_second(&self) -> f64 {
+        count(self.count) / self.wall.as_secs_f64()
+    }
+}
+
+/// Time from a request to its whole answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Latency {
+    median: Duration,
+    p99: Duration,
+}
+
+impl Latency {
+    /// Of these; none if there are none.
+    pub(crate) fn of(mut latencies: Vec<Duration>) -> Option<Self> {
+        latencies.sort_unstable();
+        let rank = |percent: usize| latencies.get(latencies.len() * percent / 100).copied();
+        Some(Self { median: rank(50)?, p99: rank(99)? })
+    }
+}
+
+/// The table of a row in which CPU time was measured: for each contender, its samples in the
+/// rounds' order.
+pub(crate) fn cost_table(row: &Row, samples: &[Vec<Sample>]) -> String {
+    let mut table = heading(row);
+    table +=
+        "| | CPU µs | per CPU s | ratio (min–max) | to | utilisation | per s | p50 µs | p99 µs |\n";
+    table += "|---|--:|--:|--:|---|--:|--:|--:|--:|\n";
+    for (contender, own) in row.contenders.iter().zip(samples) {
+        let cost = median(own.iter().map(Sample::cost));
+        let utilisation = median(own.iter().map(Sample::utilisation));
+        let mark = if utilisation < BUSY { " (!)" } else { "" };
+        let per_second = median(own.iter().map(Sample::per_second));
+        let latency = |which: fn(&Latency) -> Duration| {
+            let all = own.iter().filter_map(|sample| sample.latency.as_ref());
+            let median = median(all.map(|latency| which(latency).as_secs_f64() * 1e6));
+            if median.is_nan() { "–".to_owned() } else { format!("{median:.0}") }
+        };
+        let (p50, p99) = (latency(|latency| latency.median), latency(|latency| latency.p99));
+        let mut ratios = contender.against.iter().filter_map(|&other| {
+            let ratio = Ratio::of(own, samples.get(other)?)?;
+            Some((ratio.to_string(), row.contenders.get(other)?.label))
+        });
+        let (ratio, other) = ratios.next().unwrap_or(("1".to_owned(), ""));
+        let _ = writeln!(
+            table,
+            "| {} | {cost:.1} | {:.0} | {ratio} | {other} | {utilisation:.2}{mark} | {per_second:.0} | {p50} | {p99} |",
+            contender.label,
+            1e6 / cost,
+        );
+        for (ratio, other) in ratios {
+            let _ = writeln!(table, "| | | | {ratio} | {other} | | | | |");
+        }
+    }
+    table
+}
+
+/// The table of a row in which memory was measured: bytes per connection.
+pub(crate) fn memory_table(row: &Row, bytes: &[f64]) -> String {
+    let mut table = heading(row);
+    table += "| | KiB per connection | ratio | to |\n|---|--:|--:|---|\n";
+    for (contender, own) in row.contenders.iter().zip(bytes) {
+        let other = contender.against.first().copied();
+        let ratio = other.and_then(|other| Some(own / bytes.get(other)?)).unwrap_or(1.0);
+        let label = |at| row.contenders.get(at).map_or("", |other: &Contender| other.label);
+        let _ = writeln!(
+            table,
+            "| {} | {:.1} | {ratio:.2} | {} |",
+            contender.label,
+            own / 1024.0,
+            other.map_or("", label),
+        );
+    }
+    table
+}
+
+fn heading(row: &Row) -> String {
+    format!("\n### {} (`{}`)\n\n", row.title, row.key)
+}
+
+/// How to read the tables.
+pub(crate) fn notes(rounds: usize, seconds: f64) -> String {
+    format!(
+        "\nCPU is that of the proxy alone, per answer: the median of {rounds} rounds of {seconds} s. A \
+         ratio is the median of the rounds' ratios, with the least and the greatest; a difference \
+         of less than 5%, or within the spread of A/A, is none. (!) marks a proxy that was not \
+         kept busy: its ratio leans towards 1. The gateway runs with its access log and metrics \
+         on, nginx and HAProxy with their logs off.\n"
+    )
+}
+
+/// The ratios of two contenders' costs, round by round.
+struct Ratio {
+    median: f64,
+    least: f64,
+    greatest: f64,
+}
+
+impl Ratio {
+    fn of(own: &[Sample], other: &[Sample]) -> Option<Self> {
+        let ratios: Vec<_> =
+            own.iter().zip(other).map(|(own, other)| own.cost() / other.cost()).collect();
+        let least = ratios.iter().copied().reduce(f64::min)?;
+        let greatest = ratios.iter().copied().reduce(f64::max)?;
+        Some(Self { median: median(ratios), least, greatest })
+    }
+}
+
+impl std::fmt::Display for Ratio {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "**{:.2}** ({:.2}–{:.2})", self.median, self.least, self.greatest)
+    }
+}
+
+/// The median; not a number if there is none.
+fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<_> = numbers.into_iter().collect();
+    numbers.sort_by(f64::total_cmp);
+    let upper = numbers.get(numbers.len() / 2).copied();
+    let lower = numbers.get(numbers.len().saturating_sub(1) / 2).copied();
+    upper.zip(lower).map_or(f64::NAN, |(upper, lower)| f64::midpoint(upper, lower))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn count(count: usize) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(microseconds: u64) -> Sample {
+        let cpu = Duration::from_micros(microseconds * 1000);
+        Sample { count: 1000, wall: cpu, cpu, latency: None }
+    }
+
+    #[test]
+    fn a_median_is_the_middle() {
+        assert!((median([3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median([4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+        assert!(median([]).is_nan());
+    }
+
+    #[test]
+    fn a_ratio_is_taken_round_by_round() {
+        // The machine was twice as slow in the second round: the ratio does not see it.
+        let ratio =
+            Ratio::of(&[sample(8), sample(16), sample(9)], &[sample(10), sample(20), sample(10)]);
+        assert_eq!(ratio.unwrap().to_string(), "**0.80** (0.80–0.90)");
+    }
+
+    #[test]
+    fn a_proxy_that_waits_for_the_load_is_marked() {
+        let row = &crate::rows::ROWS[1];
+        let lazy = Sample { wall: Duration::from_secs(1), ..sample(900) };
+        let samples = vec![vec![sample(10)], vec![lazy]];
+        let table = cost_table(row, &samples);
+        let marked: Vec<_> = table.lines().filter(|line| line.contains("(!)")).collect();
+        assert_eq!(marked.len(), 1);
+        assert!(marked[0].contains("0.90 (!)"), "{table}");
+    }
+}

@@ -1,0 +1,206 @@
+//! The Redis store: the cookie is a ticket, Redis has the session, sealed with the ticket's own key.
+//! Every gateway sees every change, and nothing that Redis holds can be read or made by whoever
+//! reads or writes Redis.
+//!
+//! | file | question |
+//! |---|---|
+//! | `ticket` | what does the cookie say? |
+//! | `record` | how does a session look in Redis? |
+//! | `link` | how is Redis reached, and again? |
+//! | `index` | which sessions does a user have? |
+//! | `news` | what has ended on another gateway? |
+//!
+//! A record is a hash: `v` the version, `d` the session, `t` its last use, `w` the names of the last
+//! writes. A change is made by comparing the version and is tried again on the newer one; no lock is
+//! held anywhere while an app answers.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::cache::{Cache, Opened};
+use super::change::{CommitRefused, Edit, Next, Unavailable};
+use super::cookie::Found;
+use super::lifetime::Lifetimes;
+use super::seal::Sealer;
+use super::store::{Held, Made};
+use super::{Session, SessionId};
+use crate::clock::Timestamp;
+use crate::config;
+
+mod index;
+mod link;
+mod news;
+mod record;
+mod ticket;
+
+use index::Index;
+use link::Link;
+pub use news::{Health, follow};
+use record::{Read, Records, Swapped};
+pub(super) use ticket::Ticket;
+use ticket::Tickets;
+
+/// How long a change may take to be saved, with every try.
+const WRITE_TIME: Duration = Duration::from_secs(2);
+/// How long a read may take.
+const READ_TIME: Duration = Duration::from_secs(1);
+/// How often a session's end is tried again while Redis is away.
+const END_AGAIN: Duration = Duration::from_secs(1);
+
+/// One worker's view: its own connection and cache.
+pub(super) struct RedisStore {
+    lifetimes: Lifetimes,
+    tickets: Tickets,
+    records: Rc<Records>,
+    index: Index,
+    cache: RefCell<Cache<Ticket>>,
+}
+
+impl RedisStore {
+    pub(super) fn new(
+        name: &str,
+        lifetimes: Lifetimes,
+        sealer: Arc<Sealer>,
+        config: &Arc<config::Redis>,
+        secret: Option<&config::value::Secret>,
+    ) -> Self {
+        let link = Rc::new(Link::new(config.clone()));
+        Self {
+            lifetimes,
+            tickets: Tickets::new(name, sealer),
+            index: Index::new(link.clone(), secret),
+            records: Rc::new(Records::new(link)),
+            cache: RefCell::default(),
+        }
+    }
+
+    /// The session that one of these cookies is a ticket to.
+    pub(super) async fn load(&self, found: &Found<'_>) -> Result<Option<Held>, Unavailable> {
+        let ticket = match found.only() {
+            Some(text) => self.ticket(text),
+            None => found.candidates().iter().find_map(|text| self.ticket(text)),
+        };
+        match ticket {
+            Some(ticket) => self.read(&ticket).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The newest version of the session; none if it has ended.
+    pub(super) async fn reload(&self, opened: &Rc<Opened>) -> Result<Option<Held>, Unavailable> {
+        match &opened.ticket {
+            Some(ticket) => self.read(ticket).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Saves a session that is new.
+    pub(super) async fn start(&self, session: Session) -> Result<Held, CommitRefused> {
+        let ticket = self.tickets.issue(session.id).map_err(CommitRefused::Seal)?;
+        let deadline = Instant::now() + WRITE_TIME;
+        let expires = self.lifetimes.end(&session);
+        // First where it is found by its user's logout elsewhere: no session escapes that.
+        self.index
+            .add(&session, session.created_at.plus(self.lifetimes.absolute), deadline)
+            .await?;
+        let opened = self.records.create(&ticket, session, expires, deadline).await?;
+        self.cache.borrow_mut().put(ticket.text.as_bytes().into(), ticket.clone());
+        Ok(Held { opened, text: Some(ticket.text.clone()) })
+    }
+
+    /// Merges the edit into the newest version of the session.
+    pub(super) async fn change(
+        &self,
+        opened: &Rc<Opened>,
+        edit: &Edit,
+        now: Timestamp,
+    ) -> Result<Made, CommitRefused> {
+        let ticket = opened.ticket.clone().ok_or(CommitRefused::NoSession)?;
+        let deadline = Instant::now() + WRITE_TIME;
+        // One at a time on this worker: the others would only find that somebody was faster.
+        let _turn = ticket.turn.lock().await;
+        let mut current = ticket.known().map_or_else(|| opened.clone(), |known| known.opened);
+        loop {
+            if !self.lifetimes.allow(&current.session, now) {
+                return Err(CommitRefused::NoSession);
+            }
+            let session = match edit.apply(&current.session)? {
+                Next::Session(session) => session,
+                // Nothing to write, or the end: true of the newest version alone.
+                next => match self.records.read(&ticket, deadline).await? {
+                    Read::Gone => return Err(CommitRefused::NoSession),
+                    Read::Newer(newer) => {
+                        current = newer;
+                        continue;
+                    }
+                    Read::Same(_) => {
+                        let ends = matches!(next, Next::End);
+                        return Ok(if ends { Made::End } else { Made::Same });
+                    }
+                },
+            };
+            let next = Session { version: current.session.version + 1, ..session };
+            match self.records.swap(&ticket, current.session.version, next, deadline).await? {
+                Swapped::Done(opened) => return Ok(Made::Held(Held { opened, text: None })),
+                Swapped::Gone => return Err(CommitRefused::NoSession),
+                Swapped::Newer => match self.records.read(&ticket, deadline).await? {
+                    Read::Gone => return Err(CommitRefused::NoSession),
+                    Read::Same(newer) | Read::Newer(newer) => current = newer,
+                },
+            }
+        }
+    }
+
+    /// Writes down that the session is in use; none if it has ended meanwhile.
+    pub(super) async fn touch(
+        &self,
+        opened: &Rc<Opened>,
+        now: Timestamp,
+    ) -> Result<Option<Held>, CommitRefused> {
+        let Some(ticket) = &opened.ticket else { return Ok(None) };
+        let touched = Session { touched_at: now, ..(*opened.session).clone() };
+        let expires = self.lifetimes.end(&touched);
+        let deadline = Instant::now() + READ_TIME;
+        let opened = self.records.touch(ticket, touched, expires, deadline).await?;
+        // The cookie is written again for its new age.
+        Ok(opened.map(|opened| Held { opened, text: Some(ticket.text.clone()) }))
+    }
+
+    /// Ends a session on every gateway. While Redis is away it is tried again in the background.
+    pub(super) async fn end(&self, id: SessionId, until: Timestamp) -> Result<(), Unavailable> {
+        let first = self.records.end(id, until, Instant::now() + WRITE_TIME).await;
+        if let Err(error) = &first {
+            tracing::error!(%error, "a session that ended could not be removed from Redis yet");
+            let records = self.records.clone();
+            tokio::task::spawn_local(async move {
+                while Timestamp::now() < until {
+                    tokio::time::sleep(END_AGAIN).await;
+                    if records.end(id, until, Instant::now() + WRITE_TIME).await.is_ok() {
+                        tracing::info!("a session that ended was removed from Redis");
+                        return;
+                    }
+                }
+            });
+        }
+        first
+    }
+
+    async fn read(&self, ticket: &Rc<Ticket>) -> Result<Option<Held>, Unavailable> {
+        let read = self.records.read(ticket, Instant::now() + READ_TIME).await?;
+        Ok(match read {
+            Read::Gone => None,
+            Read::Same(opened) | Read::Newer(opened) => Some(Held { opened, text: None }),
+        })
+    }
+
+    fn ticket(&self, text: &[u8]) -> Option<Rc<Ticket>> {
+        if let Some(ticket) = self.cache.borrow_mut().get(text) {
+            return Some(ticket);
+        }
+        let ticket = self.tickets.open(text)?;
+        self.cache.borrow_mut().put(text.into(), ticket.clone());
+        Some(ticket)
+    }
+}

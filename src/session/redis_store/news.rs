@@ -1,0 +1,104 @@
+//! What other gateways say: which sessions have ended, at once. It also knows whether Redis can be
+//! reached, for `/readyz`. A word that is missed costs nothing but time: every request asks Redis.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use redis::{PushInfo, PushKind, RedisResult, Value};
+use tokio::time::{sleep, timeout};
+
+use super::super::SessionId;
+use super::super::memory::Memory;
+use super::link::{Connection, Connector, Hearer, channel};
+use crate::clock::Timestamp;
+use crate::config::Redis;
+
+/// How often Redis is asked whether it is there, and how soon after a failure again.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long it may take to say so.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether Redis could be reached a moment ago.
+#[derive(Debug, Default)]
+pub struct Health(AtomicBool);
+
+impl Health {
+    /// It could.
+    pub fn is_good(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    fn set(&self, good: bool) {
+        let was = self.0.swap(good, Relaxed);
+        if was && !good {
+            tracing::error!("Redis cannot be reached: whoever is signed in gets 503");
+        } else if good && !was {
+            tracing::info!("Redis is there");
+        }
+    }
+}
+
+/// Listens for what has ended, and writes it into `memory`. Never ends.
+pub async fn follow(config: Arc<Redis>, memory: Arc<Memory>, health: Arc<Health>) {
+    let hearer: Hearer = Arc::new(move |push: PushInfo| {
+        if push.kind == PushKind::Message
+            && let Some(Value::BulkString(word)) = push.data.last()
+            && let Some((id, until)) = parse(word)
+        {
+            memory.end(id, until, Timestamp::now());
+        }
+    });
+    loop {
+        match listen(&config, hearer.clone()).await {
+            Ok(mut connection) => {
+                health.set(true);
+                loop {
+                    sleep(ASK_EVERY).await;
+                    let ping = redis::cmd("PING");
+                    let answer: Result<RedisResult<String>, _> =
+                        timeout(PATIENCE, ping.query_async(&mut connection)).await;
+                    if !matches!(answer, Ok(Ok(_))) {
+                        break;
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "Redis cannot be listened to"),
+        }
+        health.set(false);
+        sleep(ASK_EVERY / 4).await;
+    }
+}
+
+async fn listen(config: &Redis, hearer: Hearer) -> RedisResult<Connection> {
+    let mut connection = Connector::new(config, Some(hearer))?.connect().await?;
+    match &mut connection {
+        Connection::One(connection) => connection.subscribe(channel(config)).await?,
+        Connection::Cluster(connection) => connection.subscribe(channel(config)).await?,
+    }
+    Ok(connection)
+}
+
+/// `id until`
+fn parse(word: &[u8]) -> Option<(SessionId, Timestamp)> {
+    let (id, until) = std::str::from_utf8(word).ok()?.split_once(' ')?;
+    if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let id = u128::from_str_radix(id, 16).ok()?;
+    Some((SessionId(id.to_be_bytes()), Timestamp(until.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_an_id_and_a_time_or_nothing() {
+        let id = SessionId([0xab; 16]);
+        assert_eq!(parse(format!("{id} 17").as_bytes()), Some((id, Timestamp(17))));
+        for word in ["", "x 1", "+bababababababababababababababab 1", &format!("{id} -1")] {
+            assert_eq!(parse(word.as_bytes()), None, "{word}");
+        }
+    }
+}

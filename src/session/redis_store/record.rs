@@ -1,0 +1,223 @@
+//! A session in Redis: what is written, compared and read, each in one script, so that each happens
+//! whole or not at all. Every name begins with the session's id in braces: one slot of a cluster.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use redis::Script;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::super::cache::Opened;
+use super::super::change::{CommitRefused, Unavailable};
+use super::super::cookie::MAX_SEALED;
+use super::super::seal::{Purpose, SealError};
+use super::super::{Session, SessionId};
+use super::link::Link;
+use super::ticket::Ticket;
+use crate::clock::Timestamp;
+
+/// Nothing if the session is gone; its version if that and its last use are known; all of it
+/// otherwise.
+const READ: &str = "
+local r = redis.call('HMGET', KEYS[1], 'v', 't')
+if not r[1] then return {} end
+if r[1] == ARGV[1] and r[2] == ARGV[2] then return {r[1]} end
+return {r[1], r[2], redis.call('HGET', KEYS[1], 'd')}";
+
+const CREATE: &str = "
+redis.call('HSET', KEYS[1], 'v', ARGV[1], 'd', ARGV[2], 't', ARGV[3])
+redis.call('PEXPIREAT', KEYS[1], ARGV[4])
+return 1";
+
+/// A write whose answer was lost is sent again; by its name it is known for what it is, and made
+/// once. The last eight names are kept.
+const SWAP: &str = "
+local r = redis.call('HMGET', KEYS[1], 'v', 'w')
+if not r[1] then return 'gone' end
+if r[2] and string.find(r[2], ARGV[4], 1, true) then return 'done' end
+if r[1] ~= ARGV[1] then return 'newer' end
+redis.call('HSET', KEYS[1], 'v', ARGV[2], 'd', ARGV[3], 'w', string.sub(ARGV[4] .. (r[2] or ''), 1, 256))
+return 'done'";
+
+const TOUCH: &str = "
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 't', ARGV[1])
+redis.call('PEXPIREAT', KEYS[1], ARGV[2])
+return 1";
+
+const END: &str = "return redis.call('DEL', KEYS[1])";
+
+/// The records of sessions.
+pub(super) struct Records {
+    link: Rc<Link>,
+    read: Script,
+    create: Script,
+    swap: Script,
+    touch: Script,
+    end: Script,
+}
+
+/// What was read.
+pub(super) enum Read {
+    /// There is no such session, or nobody with this ticket has written what is there.
+    Gone,
+    /// What was known.
+    Same(Rc<Opened>),
+    /// Something else.
+    Newer(Rc<Opened>),
+}
+
+/// What became of a change.
+pub(super) enum Swapped {
+    /// It is the newest version.
+    Done(Rc<Opened>),
+    /// Somebody was faster.
+    Newer,
+    /// There is no session any more.
+    Gone,
+}
+
+impl Records {
+    pub(super) fn new(link: Rc<Link>) -> Self {
+        Self {
+            link,
+            read: Script::new(READ),
+            create: Script::new(CREATE),
+            swap: Script::new(SWAP),
+            touch: Script::new(TOUCH),
+            end: Script::new(END),
+        }
+    }
+
+    /// Reads the ticket's session.
+    pub(super) async fn read(
+        &self,
+        ticket: &Ticket,
+        deadline: Instant,
+    ) -> Result<Read, Unavailable> {
+        let known = ticket.known();
+        let mut call = self.read.key(self.key(ticket.id));
+        match &known {
+            Some(known) => call.arg(known.opened.session.version).arg(&*known.use_mark),
+            None => call.arg("").arg(""),
+        };
+        let found: Vec<Option<Vec<u8>>> = self.link.call(&call, deadline).await?;
+        Ok(match (found.as_slice(), known) {
+            ([Some(_)], Some(known)) => Read::Same(known.opened),
+            ([Some(version), use_mark, Some(sealed)], _) => {
+                let use_mark = use_mark.as_deref().unwrap_or_default();
+                open(ticket, version, use_mark, sealed).map_or(Read::Gone, Read::Newer)
+            }
+            _ => Read::Gone,
+        })
+    }
+
+    /// Saves a session that is new.
+    pub(super) async fn create(
+        &self,
+        ticket: &Ticket,
+        session: Session,
+        expires: Timestamp,
+        deadline: Instant,
+    ) -> Result<Rc<Opened>, CommitRefused> {
+        let (sealed, used) = (seal(ticket, &session)?, seal_use(ticket, session.touched_at)?);
+        let mut call = self.create.key(self.key(ticket.id));
+        call.arg(session.version).arg(sealed).arg(&used).arg(millis(expires));
+        self.link.call::<()>(&call, deadline).await?;
+        Ok(ticket.remember(session, Some(used.as_bytes())))
+    }
+
+    /// Saves the next version, if `base` is still the newest.
+    pub(super) async fn swap(
+        &self,
+        ticket: &Ticket,
+        base: u64,
+        next: Session,
+        deadline: Instant,
+    ) -> Result<Swapped, CommitRefused> {
+        let mut name = [0; 16];
+        let random = SystemRandom::new().fill(&mut name);
+        random.map_err(|_| CommitRefused::Seal(SealError::Random))?;
+        let mut call = self.swap.key(self.key(ticket.id));
+        call.arg(base).arg(next.version).arg(seal(ticket, &next)?).arg(SessionId(name).to_string());
+        let swapped: String = self.link.call(&call, deadline).await?;
+        Ok(match swapped.as_str() {
+            "done" => Swapped::Done(ticket.remember(next, None)),
+            "gone" => Swapped::Gone,
+            _ => Swapped::Newer,
+        })
+    }
+
+    /// Writes the last use of a session down; none if it is gone.
+    pub(super) async fn touch(
+        &self,
+        ticket: &Ticket,
+        touched: Session,
+        expires: Timestamp,
+        deadline: Instant,
+    ) -> Result<Option<Rc<Opened>>, CommitRefused> {
+        let used = seal_use(ticket, touched.touched_at)?;
+        let mut call = self.touch.key(self.key(ticket.id));
+        call.arg(&used).arg(millis(expires));
+        let there: bool = self.link.call(&call, deadline).await?;
+        Ok(there.then(|| ticket.remember(touched, Some(used.as_bytes()))))
+    }
+
+    /// Removes a session, and tells every gateway.
+    pub(super) async fn end(
+        &self,
+        id: SessionId,
+        until: Timestamp,
+        deadline: Instant,
+    ) -> Result<(), Unavailable> {
+        self.link.call::<()>(&self.end.key(self.key(id)), deadline).await?;
+        self.link.publish(&format!("{id} {}", until.0), deadline).await
+    }
+
+    fn key(&self, id: SessionId) -> String {
+        format!("{}{{{id}}}", self.link.prefix())
+    }
+}
+
+/// Redis counts milliseconds.
+fn millis(time: Timestamp) -> u64 {
+    time.0.saturating_mul(1000)
+}
+
+/// The name that a version is sealed under: what is at another id or version does not open.
+fn record_name(id: SessionId, version: u64) -> String {
+    format!("{id}:{version}")
+}
+
+fn seal(ticket: &Ticket, session: &Session) -> Result<String, CommitRefused> {
+    let plain = serde_json::to_vec(session).unwrap_or_default();
+    let name = record_name(ticket.id, session.version);
+    let sealed = ticket.sealer.seal(Purpose::Record, &name, &plain).map_err(CommitRefused::Seal)?;
+    if sealed.len() > MAX_SEALED {
+        return Err(CommitRefused::TooLarge(sealed.len()));
+    }
+    Ok(sealed)
+}
+
+fn seal_use(ticket: &Ticket, at: Timestamp) -> Result<String, CommitRefused> {
+    let name = ticket.id.to_string();
+    ticket.sealer.seal(Purpose::Use, &name, &at.0.to_be_bytes()).map_err(CommitRefused::Seal)
+}
+
+/// What a gateway wrote for this ticket; nothing if a stranger did.
+fn open(ticket: &Ticket, version: &[u8], use_mark: &[u8], sealed: &[u8]) -> Option<Rc<Opened>> {
+    let version: u64 = std::str::from_utf8(version).ok()?.parse().ok()?;
+    if sealed.len() > MAX_SEALED || use_mark.len() > MAX_SEALED {
+        return None;
+    }
+    let name = record_name(ticket.id, version);
+    let plain = ticket.sealer.open(Purpose::Record, &name, sealed)?;
+    let mut session: Session = serde_json::from_slice(&plain).ok()?;
+    if session.id != ticket.id || session.version != version {
+        return None;
+    }
+    let used = ticket.sealer.open(Purpose::Use, &ticket.id.to_string(), use_mark)?;
+    let used = Timestamp(u64::from_be_bytes(used.try_into().ok()?));
+    session.touched_at = session.touched_at.max(used);
+    Some(ticket.remember(session, Some(use_mark)))
+}
