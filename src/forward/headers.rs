@@ -4,7 +4,7 @@
 use ahash::RandomState;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
-    HOST, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::HashSet;
@@ -106,6 +106,23 @@ pub(super) fn is_update(name: &HeaderName) -> bool {
 /// Takes updates, in any spelling, off a response's trailers.
 pub(super) fn strip_updates(trailers: &mut HeaderMap) {
     remove(trailers, is_update);
+}
+
+/// Takes updates off what a response announces as trailers (RFC 9110, section 6.6.2).
+pub(super) fn unannounce_update(fields: &mut HeaderMap) {
+    let update = |name: &[u8]| HeaderName::from_bytes(name).is_ok_and(|name| is_update(&name));
+    if !fields.get_all(TRAILER).into_iter().flat_map(list).any(update) {
+        return;
+    }
+    let names: Vec<&[u8]> =
+        fields.get_all(TRAILER).into_iter().flat_map(list).filter(|name| !update(name)).collect();
+    let rest = HeaderValue::from_bytes(&names.join(&b", "[..]));
+    fields.remove(TRAILER);
+    if let Ok(rest) = rest
+        && !rest.is_empty()
+    {
+        fields.insert(TRAILER, rest);
+    }
 }
 
 /// The name as a CGI environment sees it; field names are in lower case already.
@@ -258,6 +275,18 @@ mod tests {
         for name in ["x-session-updat", "x-session-updates", "x-session", "y-session-update"] {
             assert!(!is_update(&name.parse().unwrap()), "{name}");
         }
+    }
+
+    #[test]
+    fn an_update_is_not_announced() {
+        let mut all = HeaderMap::new();
+        all.append(TRAILER, HeaderValue::from_static("Server-Timing, X-Session-Update"));
+        all.append(TRAILER, HeaderValue::from_static("x_session_update,Digest"));
+        unannounce_update(&mut all);
+        assert_eq!(all.get_all(TRAILER).iter().collect::<Vec<_>>(), ["Server-Timing, Digest"]);
+        all.insert(TRAILER, HeaderValue::from_static("X-Session-Update"));
+        unannounce_update(&mut all);
+        assert!(all.is_empty());
     }
 
     proptest! {

@@ -13,6 +13,7 @@ use super::cache::Opened;
 use super::change::{Change, CommitRefused, Edit, Unavailable};
 use super::cookie::{Brought, SessionCookie};
 use super::cookie_store::CookieStore;
+use super::following::Followed;
 use super::lifetime::Lifetimes;
 use super::memory::{Memory, Remembered};
 use super::redis_store::RedisStore;
@@ -166,6 +167,7 @@ impl Sessions {
         } else if let Some(opened) = visit.opened.clone()
             && self.lifetimes.touch_is_due(&opened.session, now)
         {
+            self.memory.last_uses().used(opened.session.id, now);
             let touched = match &self.store {
                 Store::Cookie(store) => store.touch(&opened, now).map(Some),
                 Store::Redis(store) => Box::pin(store.touch(&opened, now)).await,
@@ -235,6 +237,11 @@ impl Sessions {
         }
         // SECURITY: a shared cache must not keep a response with a session (CVE-2025-48947).
         response.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+
+    /// Follows a session that is alive, for what outlives its request.
+    pub fn follow(&self, session: &Session) -> Followed {
+        Followed::new(self.memory.clone(), self.lifetimes, session)
     }
 
     async fn start(
