@@ -233,12 +233,15 @@ async fn a_thousand_parts_are_no_session_and_no_work() {
     ] {
         let request =
             format!("GET /auth/profile HTTP/1.1\r\nHost: localhost\r\nCookie: {cookies}\r\n\r\n");
-        let start = Instant::now();
-        let response = raw::exchange(&stage.gateway, request).await;
-        let took = start.elapsed();
-        assert_eq!(raw::status(&response), 401, "{response}");
-        // The work itself is under a millisecond; this machine may be busy.
-        assert!(took < Duration::from_millis(500), "{took:?}");
+        // The machine may be busy: the quickest of several counts. Handshake and all.
+        let mut quickest = Duration::MAX;
+        for _ in 0..5 {
+            let start = Instant::now();
+            let response = raw::exchange(&stage.gateway, &request).await;
+            quickest = quickest.min(start.elapsed());
+            assert_eq!(raw::status(&response), 401, "{response}");
+        }
+        assert!(quickest < Duration::from_millis(200), "{quickest:?}");
     }
     let grown = stage.gateway.resident().saturating_sub(before);
     assert!(grown < 20_000, "{grown} kB more");
