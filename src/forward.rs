@@ -133,12 +133,16 @@ impl Forward {
         let request = request.map(|body| passing::to_app(body, &self.reserved, whole));
         let request = self.prepare(request, route, way, opened, browser.is_some());
         let mut response = self.upstreams.send(way.route, request).await.map_err(failure)?;
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let agreed = switched && upgrade::agreed(response.headers());
         let update = take_update(response.headers(), &route.session_update);
         self.clean(response.headers_mut(), way);
         // Which HTTP the app speaks is between it and us (RFC 9110, section 6.2).
         *response.version_mut() = Version::HTTP_11;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(browser) = browser else { return Err(bad_gateway(Unasked)) };
+        if switched {
+            let Some(browser) = browser.filter(|_| agreed) else {
+                return Err(bad_gateway(Unasked));
+            };
             let opened = opened.filter(|_| route.close_on_session_end);
             let open = opened.map(|opened| self.live.open(opened));
             upgrade::join(browser, &mut response, open);
@@ -294,7 +298,7 @@ fn origin_form(uri: &Uri) -> Uri {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the app switched protocols without being asked to")]
+#[error("the app switched to a protocol that was not asked for")]
 struct Unasked;
 
 fn failure(error: UpstreamError) -> Failure {
@@ -317,3 +321,6 @@ fn bad_gateway(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fa
     )
     .because(cause)
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,11 +54,11 @@ impl Delivery {
         if let Some(Trailers { allowed, later, .. }) = self.trailers.take()
             && let Some(update) = take_update(&fields, &allowed)
         {
-            headers::remove_update(&mut fields);
+            headers::strip_updates(&mut fields);
             self.committing = Some((later(update), fields));
             return self.commit(context);
         }
-        headers::remove_update(&mut fields);
+        headers::strip_updates(&mut fields);
         Poll::Ready(last(fields))
     }
 

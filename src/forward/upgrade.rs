@@ -32,6 +32,11 @@ pub(super) fn wanted<B>(request: &Request<B>) -> bool {
         && names(request.headers(), UPGRADE, b"websocket")
 }
 
+/// Whether an app that switches protocols switches to a WebSocket.
+pub(super) fn agreed(response: &HeaderMap) -> bool {
+    names(response, UPGRADE, b"websocket")
+}
+
 /// Asks an upstream, or tells a browser, to change the protocol of this connection.
 pub(super) fn write(fields: &mut HeaderMap) {
     fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
