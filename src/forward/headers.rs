@@ -245,18 +245,6 @@ mod tests {
         assert_eq!(names(&all), ["accept", "content-length", "host"]);
     }
 
-    #[test]
-    fn an_update_is_not_announced() {
-        let mut all = HeaderMap::new();
-        all.append(TRAILER, HeaderValue::from_static("Server-Timing, X-Session-Update"));
-        all.append(TRAILER, HeaderValue::from_static("x_session_update,Digest"));
-        unannounce_update(&mut all);
-        assert_eq!(all.get_all(TRAILER).iter().collect::<Vec<_>>(), ["Server-Timing, Digest"]);
-        all.insert(TRAILER, HeaderValue::from_static("X-Session-Update"));
-        unannounce_update(&mut all);
-        assert!(all.is_empty());
-    }
-
     /// CVE-2026-88004.
     #[test]
     fn a_trailer_says_nothing_that_a_header_may_not_or_that_belongs_before_the_body() {
@@ -287,6 +275,18 @@ mod tests {
         for name in ["x-session-updat", "x-session-updates", "x-session", "y-session-update"] {
             assert!(!is_update(&name.parse().unwrap()), "{name}");
         }
+    }
+
+    #[test]
+    fn an_update_is_not_announced() {
+        let mut all = HeaderMap::new();
+        all.append(TRAILER, HeaderValue::from_static("Server-Timing, X-Session-Update"));
+        all.append(TRAILER, HeaderValue::from_static("x_session_update,Digest"));
+        unannounce_update(&mut all);
+        assert_eq!(all.get_all(TRAILER).iter().collect::<Vec<_>>(), ["Server-Timing, Digest"]);
+        all.insert(TRAILER, HeaderValue::from_static("X-Session-Update"));
+        unannounce_update(&mut all);
+        assert!(all.is_empty());
     }
 
     proptest! {

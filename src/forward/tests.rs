@@ -4,9 +4,6 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::Frame;
-use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -14,11 +11,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 
-use super::live::tests::signed_in;
 use super::*;
 use crate::body::BodyError;
 use crate::config::sample;
 use crate::config::value::{ClaimPath, Owner, UpstreamUrl};
+use crate::session::memory::Bounds;
+use crate::session::tests::session;
+use crate::session::{Memory, Sealer};
 
 /// One worker that forwards everything to one app.
 struct Scene {
@@ -62,9 +61,11 @@ impl Scene {
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
         let own = Box::new(|name: &[u8]| name == b"__Host-session");
-        let (sessions, visit) = signed_in().await;
+        let sealer = Arc::new(Sealer::new(&config.session.secrets));
+        let memory = Arc::new(Memory::new(Bounds::default()));
+        let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
         let forward = Forward::new(&Arc::new(config), &Arc::new(tls), own, sessions);
-        let opened = visit.opened().cloned();
+        let opened = Some(Rc::new(Opened::new(Arc::new(session()))));
         Self { forward: Rc::new(forward), opened, sent, update: Rc::default() }
     }
 
@@ -81,14 +82,16 @@ impl Scene {
                 let way = Way { route: 0, origin: 0, peer, request_id };
                 let whole = Whole::of(request.body());
                 match forward.send(request, way, opened.as_ref(), &whole).await {
-                    Ok(Answer { response, update }) => {
-                        *kept.borrow_mut() = update;
-                        let later: Later = Box::new(move |update| {
-                            *kept.borrow_mut() = Some(update);
-                            Box::pin(std::future::ready(()))
-                        });
-                        let opened = opened.as_ref();
-                        Ok::<_, BodyError>(forward.deliver(response, way, opened, || later))
+                    Ok(answer) => {
+                        *kept.borrow_mut() = answer.update;
+                        let kept = kept.clone();
+                        let later = || -> Later {
+                            Box::new(move |update| {
+                                Box::pin(async move { *kept.borrow_mut() = Some(update) })
+                            })
+                        };
+                        let response = answer.response;
+                        Ok::<_, BodyError>(forward.deliver(response, way, opened.as_ref(), later))
                     }
                     Err(failure) => {
                         let mut response = Response::new(Body::from(failure.code));
@@ -247,38 +250,6 @@ async fn trailers_pass_in_both_directions_without_what_is_the_gateways() {
         assert!(sent.contains("4\r\nbody\r\n0\r\n") && sent.contains("x-sum: 5\r\n"), "{sent}");
         assert!(!sent.contains("root"), "{sent}");
         assert!(sent.contains("te: trailers\r\n") && sent.contains("connection: te\r\n"), "{sent}");
-    })
-    .await;
-}
-
-/// What HTTP/2 sends of trailers, whatever `Trailer` says.
-#[tokio::test]
-async fn no_update_is_left_in_the_trailers_of_any_response() {
-    struct Last(Option<HeaderMap>);
-    impl http_body::Body for Last {
-        type Data = Bytes;
-        type Error = BodyError;
-        fn poll_frame(
-            mut self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-            std::task::Poll::Ready(self.0.take().map(|trailers| Ok(Frame::trailers(trailers))))
-        }
-    }
-    let mut trailers = HeaderMap::new();
-    for name in ["x-session-update", "x_session_update", "x.session.update", "grpc-status"] {
-        trailers.append(http::HeaderName::from_static(name), HeaderValue::from_static("0"));
-    }
-    local(async {
-        let forward = Scene::new("", |_| {}).await.forward;
-        let way = Way { route: 0, origin: 0, peer: [192, 0, 2, 1].into(), request_id: "" };
-        let later = || -> Later { Box::new(|_| Box::pin(std::future::ready(()))) };
-        let response = Response::new(Body::stream(Last(Some(trailers))));
-        let body = forward.deliver(response, way, None, later).into_body();
-        let whole = body.collect().await.unwrap();
-        let names: Vec<_> =
-            whole.trailers().unwrap().keys().map(http::HeaderName::as_str).collect();
-        assert_eq!(names, ["grpc-status"]);
     })
     .await;
 }

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, EXPIRES, PRAGMA};
 use http::{HeaderMap, HeaderValue};
 
 use super::cache::Opened;
@@ -232,7 +232,8 @@ impl Sessions {
             (Write::Delete, _) if !visit.brought.nothing() => {
                 self.cookie.delete(visit.brought, response);
             }
-            _ => return,
+            _ if visit.opened.is_none() || !is_bare_page(response) => return,
+            _ => {}
         }
         // SECURITY: a shared cache must not keep a response with a session (CVE-2025-48947).
         response.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -281,4 +282,13 @@ impl Sessions {
             Store::Redis(store) => Box::pin(store.end(id, until)).await,
         }
     }
+}
+
+/// Whether it is a page of whose caching the app says nothing. SECURITY: after a logout the back
+/// button would show it again, out of the browser's memory.
+fn is_bare_page(response: &HeaderMap) -> bool {
+    let kind = response.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.is_some_and(|kind| {
+        kind.get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/html"))
+    }) && ![CACHE_CONTROL, EXPIRES, PRAGMA].iter().any(|name| response.contains_key(name))
 }

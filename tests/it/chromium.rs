@@ -55,6 +55,37 @@ async fn after_logout_the_browser_has_no_page_of_the_session_in_its_cache() {
     assert_eq!(zoe.url().await.host_str(), Some("127.0.0.1"), "she has to sign in again");
 }
 
+/// Of a page that an app says nothing about, the browser keeps no picture either: `back` would show
+/// it without asking anybody.
+#[tokio::test]
+async fn after_logout_the_back_button_shows_nothing_of_the_session() {
+    let provider = Provider::start().await;
+    let app = App::start(|seen| {
+        let html = Reply::new(200).header("Content-Type", "text/html; charset=utf-8");
+        html.body(match seen.path() {
+            "/bye" => "<!doctype html><p id=said>bye</p>",
+            _ => {
+                "<!doctype html><a id=out href=/auth/logout?return_to=/bye>out</a><p id=said>secret</p>"
+            }
+        })
+    })
+    .await;
+    let gateway = Gateway::with(&provider)
+        .route("/", &app)
+        .route_with("/bye", &app, "access = \"public\"")
+        .start()
+        .await;
+    let zoe = Chromium::trusting(&gateway).await;
+    zoe.open(&gateway.url.join("/secret").unwrap()).await;
+    zoe.press("user-zoe").await;
+    zoe.open(&gateway.url.join("/secret").unwrap()).await;
+    assert_eq!(said(&zoe).await, "secret");
+    zoe.press("out").await;
+    assert_eq!(said(&zoe).await, "bye");
+    zoe.back().await;
+    assert_eq!(said(&zoe).await, "");
+}
+
 #[tokio::test]
 async fn a_session_in_several_cookies_is_kept_whole() {
     let provider = Provider::start().await;
