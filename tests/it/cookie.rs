@@ -188,7 +188,7 @@ async fn every_byte_counts_and_every_failure_looks_the_same() {
     assert_eq!(looks.first().unwrap().0, 401);
 }
 
-/// CVE-2021-32791 (mod_auth_openidc): what is sealed for one purpose opens for no other.
+/// CVE-2021-32791 (`mod_auth_openidc`): what is sealed for one purpose opens for no other.
 #[tokio::test]
 async fn a_cookie_under_another_name_or_for_another_purpose_does_not_open() {
     let stage = Stage::new().await;
@@ -214,7 +214,7 @@ async fn a_cookie_under_another_name_or_for_another_purpose_does_not_open() {
     assert_eq!(browser.fetch("/").await.status, 401);
 }
 
-/// CVE-2024-24814 (mod_auth_openidc), CVE-2026-55149: the count of parts came from the client.
+/// CVE-2024-24814 (`mod_auth_openidc`), CVE-2026-55149: the count of parts came from the client.
 #[tokio::test]
 async fn a_thousand_parts_are_no_session_and_no_work() {
     let stage = Stage::with(|builder, app| {
@@ -244,7 +244,7 @@ async fn a_thousand_parts_are_no_session_and_no_work() {
     assert!(grown < 20_000, "{grown} kB more");
 }
 
-/// CVE-2023-28625 (mod_auth_openidc): a NULL pointer for a cookie of semicolons.
+/// CVE-2023-28625 (`mod_auth_openidc`): a NULL pointer for a cookie of semicolons.
 #[tokio::test]
 async fn odd_cookie_lines_break_nothing() {
     let stage = Stage::new().await;
@@ -255,7 +255,7 @@ async fn odd_cookie_lines_break_nothing() {
         (String::new(), 401),
         ("=".to_owned(), 401),
         (";".repeat(5000), 401),
-        (format!("{NAME}"), 401),
+        (NAME.to_owned(), 401),
         (format!("x{cookie}"), 401),
         (format!("a=\"; {cookie}"), 200),
         (format!(";;{cookie};;"), 200),

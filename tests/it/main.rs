@@ -12,10 +12,12 @@
 
 mod support;
 
+mod admin;
 mod callback;
 mod chromium;
 mod cookie;
 mod demo;
+mod forward;
 mod identity;
 mod legacy_apps;
 mod live;
@@ -23,8 +25,11 @@ mod login;
 mod logout;
 mod oidc_provider;
 mod paths;
+mod process;
 mod redirects;
 mod session;
 mod stripping;
+mod tls;
 mod trailers;
 mod update;
+mod upgrade;

@@ -167,7 +167,7 @@ async fn many_requests_with_an_expired_token_make_one_refresh() {
             script.tokens = json!({ "expires_in": 3600 });
             script.slowness = Duration::from_millis(200);
         }
-        let answers = join_all((0..12).map(|_| zoe.fetch("/")).collect()).await;
+        let answers = join_all((0..12).map(|_| zoe.fetch("/"))).await;
         assert!(answers.iter().all(|answer| answer.status == 200));
         assert_eq!(provider.grants("refresh_token").len(), before + 1);
         let tokens: std::collections::BTreeSet<_> =
@@ -415,7 +415,7 @@ async fn users_at_once_get_each_their_own() {
             assert_eq!((&profile["me"], &profile["user"]["sub"]), (&json!(sub), &json!(sub)));
         }
     });
-    join_all(stories.collect()).await;
+    join_all(stories).await;
 }
 
 #[tokio::test]
