@@ -13,6 +13,7 @@
 mod support;
 
 mod callback;
+mod contract;
 mod cookie;
 mod demo;
 mod legacy_apps;
