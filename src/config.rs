@@ -290,6 +290,9 @@ pub struct Route {
     pub session_header: Keys,
     /// `access_token`, default false: sends `Authorization: Bearer …`.
     pub access_token: bool,
+    /// `close_on_session_end`, default true: WebSockets, event streams and other open responses of
+    /// a signed-in user are closed when the session has ended or expired.
+    pub close_on_session_end: bool,
 }
 
 /// `access`: who may have a route.

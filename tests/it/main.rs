@@ -13,12 +13,19 @@
 mod support;
 
 mod callback;
+mod chromium;
 mod contract;
 mod cookie;
 mod demo;
+mod identity;
 mod legacy_apps;
+mod live;
 mod login;
 mod logout;
 mod oidc_provider;
+mod paths;
+mod redirects;
 mod session;
+mod stripping;
+mod trailers;
 mod update;

@@ -81,6 +81,7 @@ headers = { "X-User-Plan" = "session.plan", "X-Team" = "user.org_id" }
 session_update = ["theme", "features"]
 session_header = ["theme"]
 access_token = true
+close_on_session_end = false
 
 [[route]]
 path = "/"
@@ -205,7 +206,7 @@ fn every_key_of_a_route_is_read() {
     let only = |keys: &[&str]| Keys::Only(keys.iter().map(ToString::to_string).collect());
     assert_eq!(admin.session_update, only(&["features", "theme"]));
     assert_eq!(admin.session_header, only(&["theme"]));
-    assert!(admin.access_token);
+    assert!(admin.access_token && !admin.close_on_session_end);
     assert_eq!((&root.host, root.access), (&None, Access::Public));
     assert_eq!((&root.session_update, &root.session_header), (&Keys::None, &Keys::None));
 }
@@ -266,6 +267,7 @@ fn what_is_left_out_has_its_default() {
     let route = &routes[0];
     assert_eq!((&route.host, route.access), (&None, Access::Login));
     assert!(route.require.is_empty() && route.headers.is_empty() && !route.access_token);
+    assert!(route.close_on_session_end);
     assert_eq!((&route.session_update, &route.session_header), (&Keys::All, &Keys::All));
 }
 

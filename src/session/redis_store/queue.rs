@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::super::Session;
 use super::super::cache::Opened;
 use super::super::change::{CommitRefused, Edit, Next, Unavailable};
 use super::super::lifetime::Lifetimes;
 use super::super::seal::SealError;
 use super::super::store::{Held, Made};
-use super::super::Session;
 use super::record::{Read, Records, Swapped};
 use super::ticket::Ticket;
 use crate::clock::Timestamp;

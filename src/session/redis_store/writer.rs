@@ -79,7 +79,11 @@ impl Writer {
     }
 
     /// Makes a write, and again until it counts or time is up.
-    pub(super) async fn save(&self, write: &Write, deadline: Instant) -> Result<Saved, Unavailable> {
+    pub(super) async fn save(
+        &self,
+        write: &Write,
+        deadline: Instant,
+    ) -> Result<Saved, Unavailable> {
         let command = write.command(self.replicas > 0);
         loop {
             let (saved, waited, copied) = self.write(&command, deadline).await?;

@@ -359,7 +359,8 @@ async fn a_null_update_ends_the_session(store: &Store) {
 async fn secrets_rotate(store: &Store) {
     let now = Timestamp::now();
     let secret = |word: &str| Secret::new(format!("{word} secret of the tests, long enough"));
-    let with = |words: &[&str]| store.with(|c| c.secrets = words.iter().map(|w| secret(w)).collect());
+    let with =
+        |words: &[&str]| store.with(|c| c.secrets = words.iter().map(|w| secret(w)).collect());
     let mut jar = with(&["old"]).worker().signed_in(now).await;
     let both = with(&["new", "old"]).worker();
     both.update(&mut jar, json!({ "a": 1 }), now).await.unwrap();

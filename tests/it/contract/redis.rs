@@ -33,7 +33,10 @@ async fn what_redis_holds_tells_nothing_of_the_user() {
         let (server, store) = one().await;
         let (now, worker) = (Timestamp::now(), store.worker());
         let mut jar = worker.signed_in(now).await;
-        worker.update(&mut jar, json!({ "theme": "d4rkmode", "n": { "$add": 1 } }), now).await.unwrap();
+        worker
+            .update(&mut jar, json!({ "theme": "d4rkmode", "n": { "$add": 1 } }), now)
+            .await
+            .unwrap();
         let later = Timestamp(now.0 + 200);
         let mut visit = worker.load(&jar, later).await;
         let refreshed = identity(&json!({ "plan": "platinum" }));
@@ -45,8 +48,20 @@ async fn what_redis_holds_tells_nothing_of_the_user() {
         let text = String::from_utf8_lossy(&contents);
         assert!(text.contains("vestibule:{"), "it is there");
         for word in [
-            "auth0|zoe", "zoe@", "tenant.", "example.com", "sign-in-1", "\"client", "nickname",
-            "id-token", "access-token", "refresh-token", "d4rkmode", "\"theme", "platinum", &cookie,
+            "auth0|zoe",
+            "zoe@",
+            "tenant.",
+            "example.com",
+            "sign-in-1",
+            "\"client",
+            "nickname",
+            "id-token",
+            "access-token",
+            "refresh-token",
+            "d4rkmode",
+            "\"theme",
+            "platinum",
+            &cookie,
         ] {
             assert!(!text.contains(word), "Redis holds {word}");
         }
@@ -66,7 +81,8 @@ async fn what_a_stranger_wrote_to_redis_does_not_open() {
         let bob = worker.signed_in(now).await;
         let keys = server.keys("vestibule:{*}").await;
         let his = keys.iter().find(|key| **key != hers).unwrap();
-        let field = async |key: &str, field: &str| -> String { server.ask(&["HGET", key, field]).await };
+        let field =
+            async |key: &str, field: &str| -> String { server.ask(&["HGET", key, field]).await };
         let set = async |name: &str, value: &str| {
             let _: i64 = server.ask(&["HSET", &hers, name, value]).await;
         };
@@ -137,7 +153,8 @@ async fn redis_lets_go_of_a_session_when_it_expires() {
         let short = store.with(|config| config.absolute = Duration::from_secs(2)).worker();
         let _: i64 = server.ask(&["DEL", &key]).await;
         short.signed_in(Timestamp::now()).await;
-        until("Redis holds nothing", async || server.keys("*").await.is_empty().then_some(())).await;
+        until("Redis holds nothing", async || server.keys("*").await.is_empty().then_some(()))
+            .await;
     })
     .await;
 }
