@@ -15,6 +15,7 @@ mod support;
 mod admin;
 mod callback;
 mod chromium;
+mod contract;
 mod cookie;
 mod demo;
 mod forward;
