@@ -195,6 +195,9 @@ pub struct Redis {
     pub ca: Option<Vec<u8>>,
     /// `prefix`, default `vestibule:`: what every name in Redis begins with.
     pub prefix: String,
+    /// `replicas`, default 1 for `sentinel` and `cluster`: how many replicas must have a change
+    /// before it counts as saved, as far as so many are connected.
+    pub replicas: usize,
 }
 
 /// What the addresses of `[session.redis]` are.

@@ -104,6 +104,14 @@ impl Memory {
         }
     }
 
+    /// Whether a session is remembered to have ended.
+    pub fn has_ended(&self, id: SessionId) -> bool {
+        self.shard(id).is_some_and(|shard| {
+            let entry = shard.entries.get(&id);
+            entry.is_some_and(|entry| matches!(entry.remembered, Remembered::Ended))
+        })
+    }
+
     /// Replaces what is remembered of a session by what `change` makes of it; nobody else changes
     /// it meanwhile. `change` must be quick: it holds the lock of the session's shard.
     pub fn change<T, E>(

@@ -15,7 +15,7 @@ use super::cookie::{Brought, SessionCookie};
 use super::cookie_store::CookieStore;
 use super::following::Followed;
 use super::lifetime::Lifetimes;
-use super::memory::{Memory, Remembered};
+use super::memory::Memory;
 use super::redis_store::RedisStore;
 use super::seal::{SealError, Sealer};
 use super::{Identity, Session, SessionId, Tokens};
@@ -158,9 +158,12 @@ impl Sessions {
         Ok(())
     }
 
-    /// Holds a session against its lifetimes, and writes its use down if that is due.
+    /// Holds a session against its lifetimes and against what has ended, whatever the store still
+    /// has; and writes its use down if that is due.
     async fn settle(&self, visit: &mut Visit, now: Timestamp) {
-        let alive = visit.session().is_some_and(|session| self.lifetimes.allow(session, now));
+        let alive = visit.session().is_some_and(|session| {
+            self.lifetimes.allow(session, now) && !self.memory.has_ended(session.id)
+        });
         if !alive {
             visit.opened = None;
             visit.write = Write::Delete;
@@ -200,8 +203,9 @@ impl Sessions {
         };
         let opened = visit.opened.clone().ok_or(CommitRefused::NoSession)?;
         let made = match &self.store {
+            _ if self.memory.has_ended(opened.session.id) => Err(CommitRefused::NoSession),
             Store::Cookie(store) => store.change(&opened, &edit, now),
-            Store::Redis(store) => Box::pin(store.change(&opened, &edit, now)).await,
+            Store::Redis(store) => Box::pin(store.change(&opened, edit, now)).await,
         };
         match made {
             Ok(Made::Same) => {}
@@ -223,7 +227,7 @@ impl Sessions {
             (Write::Set(text), Some(session)) => {
                 // A logout, and perhaps another login, came while this response was under way: its
                 // cookie must not take the place of theirs.
-                if matches!(self.memory.recall(session.id), Some(Remembered::Ended)) {
+                if self.memory.has_ended(session.id) {
                     return;
                 }
                 let age = self.lifetimes.end(session).since(now);

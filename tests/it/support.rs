@@ -10,6 +10,8 @@
 //! | `provider` | a scripted provider, and the embedded one |
 //! | `authority` | certificates |
 //! | `program` | a program that is not ours |
+//! | `redis` | Redis servers |
+//! | `cut` | a wire that can be cut |
 //! | `stage` | all of these, as most stories want them |
 //! | `webdriver` | Chromium |
 
@@ -20,12 +22,14 @@ use std::time::{Duration, Instant};
 pub(crate) mod app;
 pub(crate) mod authority;
 pub(crate) mod browser;
+pub(crate) mod cut;
 pub(crate) mod gateway;
 pub(crate) mod jar;
 pub(crate) mod peer;
 pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod raw;
+pub(crate) mod redis;
 pub(crate) mod stage;
 pub(crate) mod webdriver;
 pub(crate) mod wire;
