@@ -74,7 +74,7 @@ impl Pool {
         loop {
             let (mut sender, reused) = match self.take().await {
                 Some(sender) => (sender, true),
-                None => match self.connect().await {
+                None => match Box::pin(self.connect()).await {
                     Ok(sender) => (sender, false),
                     Err(error) => return Err(NoResponse::Unsent(Box::new(request), error)),
                 },
