@@ -195,6 +195,9 @@ pub struct Redis {
     pub ca: Option<Vec<u8>>,
     /// `prefix`, default `vestibule:`: what every name in Redis begins with.
     pub prefix: String,
+    /// `replicas`, default 1 for `sentinel` and `cluster`: how many replicas must have a change
+    /// before it counts as saved, as far as so many are connected.
+    pub replicas: usize,
 }
 
 /// What the addresses of `[session.redis]` are.
@@ -287,6 +290,9 @@ pub struct Route {
     pub session_header: Keys,
     /// `access_token`, default false: sends `Authorization: Bearer …`.
     pub access_token: bool,
+    /// `close_on_session_end`, default true: WebSockets, event streams and other open responses of
+    /// a signed-in user are closed when the session has ended or expired.
+    pub close_on_session_end: bool,
 }
 
 /// `access`: who may have a route.

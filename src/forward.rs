@@ -1,37 +1,55 @@
 //! One exchange with an app: what it is told, what it is not told, and what it says back. It knows
-//! sessions only to read them; what an app asks to change it takes off the response and hands on.
+//! sessions only to read them and to see them end; what an app asks to change it takes off the
+//! response and hands on.
 //!
 //! | file | question |
 //! |---|---|
 //! | `headers` | which fields pass? |
 //! | `identity` | what is the app told of the user? |
 //! | `forwarded` | what is the app told of the connection? |
-//! | `passing` | what is taken off bodies and their trailers? |
-//! | `upgrade` | how does a WebSocket pass? |
+//! | `passing` | what is taken off a request's body? |
+//! | `delivery` | what becomes of a response's body, and of an update in its trailers? |
+//! | `lasting` | what goes on when the client has gone? |
+//! | `live` | what is open when its session ends? |
+//! | `upgrade`, `close_frame` | how does a WebSocket pass, and how does it end? |
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SET_COOKIE, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
 use crate::body::Body;
+use crate::config::value::Keys;
 use crate::config::{Config, Route};
 use crate::error::Failure;
 use crate::session::update::UpdateRefused;
-use crate::session::{Opened, SessionUpdate, cookie};
+use crate::session::{Opened, SessionUpdate, Sessions, cookie};
 use crate::upstream::{UpstreamError, Upstreams};
 
+mod close_frame;
+mod delivery;
 mod forwarded;
 mod headers;
 mod identity;
+mod lasting;
+mod live;
 mod passing;
 mod upgrade;
 
+use delivery::{Delivery, Trailers};
 use forwarded::Forwarded;
 use headers::{Reserved, X_SESSION_UPDATE};
+pub use lasting::Whole;
+use lasting::{Lasting, Orphans};
+use live::{Live, Tie};
+
+/// Bodies of known length up to this end with their app's answer, whatever becomes of the session:
+/// nothing is set up for them.
+const SHORT: u64 = 64 * 1024;
 
 /// Tells the gateway's own cookies by their names.
 pub type OwnCookie = Box<dyn Fn(&[u8]) -> bool>;
@@ -43,6 +61,8 @@ pub struct Forward {
     reserved: Rc<Reserved>,
     forwarded: Forwarded,
     owns_cookie: OwnCookie,
+    live: Rc<Live>,
+    orphans: Rc<Orphans>,
 }
 
 /// Where a request comes from and goes to.
@@ -66,12 +86,17 @@ pub struct Answer {
     pub update: Option<Result<SessionUpdate, UpdateRefused>>,
 }
 
+/// Makes the change that a response asks for in its trailers.
+pub type Later =
+    Box<dyn FnOnce(Result<SessionUpdate, UpdateRefused>) -> Pin<Box<dyn Future<Output = ()>>>>;
+
 impl Forward {
     /// For one worker.
     pub fn new(
         config: &Arc<Config>,
         tls: &Arc<rustls::ClientConfig>,
         owns_cookie: OwnCookie,
+        sessions: Rc<Sessions>,
     ) -> Self {
         Self {
             upstreams: Upstreams::new(&config.routes, &config.server.limits, tls),
@@ -79,6 +104,8 @@ impl Forward {
             forwarded: Forwarded::new(&config.server),
             config: config.clone(),
             owns_cookie,
+            live: Live::new(sessions),
+            orphans: Rc::default(),
         }
     }
 
@@ -87,7 +114,8 @@ impl Forward {
         self.forwarded.client(peer, fields)
     }
 
-    /// Sends a request to the route's app, for the session if there is one.
+    /// Sends a request to the route's app, for the session if there is one. `whole` is told when
+    /// its body has come.
     ///
     /// # Errors
     /// 502 if no upstream can be reached or the exchange breaks, 504 if it is late.
@@ -95,38 +123,95 @@ impl Forward {
         &self,
         mut request: Request<Incoming>,
         way: Way<'_>,
-        opened: Option<&Opened>,
+        opened: Option<&Rc<Opened>>,
+        whole: &Whole,
     ) -> Result<Answer, Failure> {
         let Some(route) = self.config.routes.get(way.route) else {
             return Err(bad_gateway(UpstreamError::None));
         };
         let browser = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
+        let request = request.map(|body| passing::to_app(body, &self.reserved, whole));
         let request = self.prepare(request, route, way, opened, browser.is_some());
         let mut response = self.upstreams.send(way.route, request).await.map_err(failure)?;
-        let update = take_update(response.headers_mut(), route);
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let agreed = switched && upgrade::agreed(response.headers());
+        let update = take_update(response.headers(), &route.session_update);
         self.clean(response.headers_mut(), way);
         // Which HTTP the app speaks is between it and us (RFC 9110, section 6.2).
         *response.version_mut() = Version::HTTP_11;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(browser) = browser else { return Err(bad_gateway(Unasked)) };
-            upgrade::join(browser, &mut response);
+        if switched {
+            let Some(browser) = browser.filter(|_| agreed) else {
+                return Err(bad_gateway(Unasked));
+            };
+            let opened = opened.filter(|_| route.close_on_session_end);
+            let open = opened.map(|opened| self.live.open(opened));
+            upgrade::join(browser, &mut response, open);
             upgrade::write(response.headers_mut());
         }
-        Ok(Answer { response: response.map(passing::to_browser), update })
+        Ok(Answer { response, update })
+    }
+
+    /// The response as it goes to the browser, once the update in its header is committed: `later`
+    /// commits one in its trailers, and its body ends with the session.
+    pub fn deliver(
+        &self,
+        response: Response<Body>,
+        way: Way<'_>,
+        opened: Option<&Rc<Opened>>,
+        later: impl FnOnce() -> Later,
+    ) -> Response<Body> {
+        let Some(route) = self.config.routes.get(way.route) else { return response };
+        let Body::Stream(body) = response.body() else { return response };
+        let length = body.size_hint().exact();
+        let tied = opened.filter(|_| route.close_on_session_end);
+        if length.is_some_and(|length| tied.is_none() || length <= SHORT) {
+            return response;
+        }
+        // A body of known length has no trailers (RFC 9112, section 6).
+        let trailers = length.is_none().then(|| Trailers {
+            allowed: route.session_update.clone(),
+            later: later(),
+            outlast: keeps_updates(route, opened) && !is_event_stream(response.headers()),
+        });
+        let tie = tied.map(|opened| Tie::new(&self.live, opened));
+        let orphans = self.orphans.clone();
+        response
+            .map(|body| Body::stream(Delivery { body, tie, trailers, committing: None, orphans }))
+    }
+
+    /// Awaits an exchange. One that may change a session goes on by itself if the client leaves
+    /// once its request is `whole`: the app acts, and what it asks for is kept.
+    pub async fn see_through<F: Future + 'static>(
+        &self,
+        exchange: F,
+        route: usize,
+        opened: Option<&Rc<Opened>>,
+        whole: Whole,
+    ) -> F::Output {
+        let route = self.config.routes.get(route);
+        if route.is_some_and(|route| keeps_updates(route, opened)) {
+            Lasting::new(exchange, whole, self.orphans.clone()).await
+        } else {
+            exchange.await
+        }
+    }
+
+    /// Ends when no exchange goes on without its client.
+    pub async fn settled(&self) {
+        self.orphans.gone().await;
     }
 
     /// The request as the app gets it.
     fn prepare(
         &self,
-        request: Request<Incoming>,
+        request: Request<Body>,
         route: &Route,
         way: Way<'_>,
-        opened: Option<&Opened>,
+        opened: Option<&Rc<Opened>>,
         upgraded: bool,
     ) -> Request<Body> {
         let (mut parts, body) = request.into_parts();
         let fields = &mut parts.headers;
-        let body = passing::to_app(body, &self.reserved);
         // hyper takes a GET of unknown length for one without a body, unless it is told.
         let chunked = matches!(body, Body::Stream(_)) && !fields.contains_key(CONTENT_LENGTH);
         let trailers = headers::takes_trailers(fields);
@@ -160,7 +245,8 @@ impl Forward {
 
     /// Takes off what is not for the browser.
     fn clean(&self, fields: &mut HeaderMap, way: Way<'_>) {
-        headers::end_hop(fields, |name| *name == X_SESSION_UPDATE);
+        headers::unannounce_update(fields);
+        headers::end_hop(fields, headers::is_update);
         let ours =
             |line: &HeaderValue| (self.owns_cookie)(cookie::set_cookie_name(line.as_bytes()));
         if fields.get_all(SET_COOKIE).iter().any(ours) {
@@ -182,14 +268,23 @@ impl Forward {
     }
 }
 
-/// What the app asks of the session.
-fn take_update(
-    fields: &mut HeaderMap,
-    route: &Route,
-) -> Option<Result<SessionUpdate, UpdateRefused>> {
+/// What the app asks of the session; the fields are taken off by who calls.
+fn take_update(fields: &HeaderMap, allowed: &Keys) -> Option<Result<SessionUpdate, UpdateRefused>> {
     let lines = fields.get_all(X_SESSION_UPDATE);
     let update = lines.iter().next().is_some();
-    update.then(|| SessionUpdate::parse(lines, &route.session_update))
+    update.then(|| SessionUpdate::parse(lines, allowed))
+}
+
+/// Whether what the app asks of the session could be granted.
+fn keeps_updates(route: &Route, opened: Option<&Rc<Opened>>) -> bool {
+    opened.is_some() && route.session_update != Keys::None
+}
+
+/// A stream without an end: nothing is to be had from it once nobody listens.
+fn is_event_stream(fields: &HeaderMap) -> bool {
+    let kind = fields.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// The target's path and query, byte for byte as they were matched.
@@ -203,7 +298,7 @@ fn origin_form(uri: &Uri) -> Uri {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the app switched protocols without being asked to")]
+#[error("the app switched to a protocol that was not asked for")]
 struct Unasked;
 
 fn failure(error: UpstreamError) -> Failure {
@@ -226,3 +321,6 @@ fn bad_gateway(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fa
     )
     .because(cause)
 }
+
+#[cfg(test)]
+mod tests;

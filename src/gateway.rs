@@ -1,7 +1,12 @@
 //! The way of one request, from its head to its response: what is asked for, who asks, may they,
 //! what does the app say, what does it change. Each step is one call; how it is done is in the file
 //! that the call names. The gateway of one worker knows no sockets and no TLS.
+//!
+//! A client may leave at any time. Until the app is asked, its request ends with it, unlogged. Once
+//! the app was asked for a session that it may change, the request goes on to its end: its line and
+//! its numbers are those of the app's answer, as if somebody had waited for it.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,11 +20,11 @@ use crate::body::Body;
 use crate::clock::Timestamp;
 use crate::config::{Access, Config};
 use crate::error::Failure;
-use crate::forward::{Answer, Forward, Way};
+use crate::forward::{Answer, Forward, Later, Way, Whole};
 use crate::login::{Asked, Login, Parties, sessions_unavailable};
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::{RouteLabel, WorkerMetrics};
-use crate::observe::request::{Names, RequestIds, Seen};
+use crate::observe::request::{Names, RequestId, RequestIds, Seen};
 use crate::page;
 use crate::peer::Peer;
 use crate::route::{Routes, Target, misdirected};
@@ -39,6 +44,21 @@ pub struct Gateway {
     names: Names,
 }
 
+/// Where a request's way leads.
+enum Next {
+    /// It ends here.
+    Respond(Response<Body>),
+    /// To the app.
+    Ask(Request<Incoming>, Destination),
+}
+
+/// Indices of a request's route and public origin, and the other end of its connection.
+struct Destination {
+    route: usize,
+    origin: usize,
+    peer: IpAddr,
+}
+
 impl Gateway {
     /// For one worker. `parties` and `memory` are shared by all; `tls` is for https upstreams.
     pub fn new(
@@ -55,7 +75,7 @@ impl Gateway {
         let owns_cookie = move |name: &[u8]| known.cookie().owns(name) || Login::owns_cookie(name);
         Self {
             routes: Routes::new(&config),
-            forward: Forward::new(&config, tls, Box::new(owns_cookie)),
+            forward: Forward::new(&config, tls, Box::new(owns_cookie), sessions.clone()),
             login: Login::new(parties, sessions.clone(), metrics.clone()),
             names: Names::new(&config),
             ids: RequestIds::default(),
@@ -67,34 +87,34 @@ impl Gateway {
     }
 
     /// Answers a request. Whatever goes wrong becomes a page, is logged here, once, and counted.
-    pub async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+    pub async fn answer(
+        self: &Rc<Self>,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> Response<Body> {
         let client = self.forward.client(peer.address, request.headers());
         let mut seen = Seen::begin(&request, client, self.ids.next());
         let mut visit = Visit::default();
-        let outcome = self.pass(request, peer, &mut visit, &mut seen).await;
-        let mut response = outcome.unwrap_or_else(|failure| {
-            seen.log_failure(&failure);
-            page::render(&failure, seen.accept.as_ref(), &seen.method, seen.id.as_str())
-        });
-        self.sessions.answer(&visit, response.headers_mut(), Timestamp::now());
-        seen.end(
-            response.status(),
-            visit.opened(),
-            &self.names,
-            &self.metrics,
-            self.log.as_deref(),
-        );
-        response
+        match self.pass(request, peer, &mut visit, &mut seen).await {
+            Ok(Next::Ask(request, to)) => {
+                let (route, opened) = (to.route, visit.opened().cloned());
+                let whole = Whole::of(request.body());
+                let exchange = self.clone().ask(request, to, visit, seen, whole.clone());
+                self.forward.see_through(exchange, route, opened.as_ref(), whole).await
+            }
+            Ok(Next::Respond(response)) => self.respond(Ok(response), &visit, &seen),
+            Err(failure) => self.respond(Err(failure), &visit, &seen),
+        }
     }
 
-    /// The way of a request.
+    /// The way of a request, up to whoever answers it.
     async fn pass(
         &self,
         request: Request<Incoming>,
         peer: &Peer,
         visit: &mut Visit,
         seen: &mut Seen,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> Result<Next, Failure> {
         let now = Timestamp::now();
         let (head, body) = request.into_parts();
         self.limit(&head)?;
@@ -113,7 +133,8 @@ impl Gateway {
                     self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
                 // Boxed, as all that is rare: a request's future is moved and kept by hyper, and
                 // would be five times as large.
-                return Box::pin(self.login.serve(endpoint, asked, visit)).await;
+                let served = Box::pin(self.login.serve(endpoint, asked, visit));
+                return served.await.map(Next::Respond);
             }
         };
         let route = self.config.routes.get(index).ok_or_else(misdirected)?;
@@ -128,26 +149,66 @@ impl Gateway {
         match judge(route, visit.session().map(|session| &session.identity)) {
             Verdict::Allow => {}
             Verdict::SignIn if route.access == Access::Login && is_navigation(&head) => {
-                return self.login.begin(asked);
+                return self.login.begin(asked).map(Next::Respond);
             }
             Verdict::SignIn => return Err(self.login.login_required()),
             Verdict::Forbid => return Err(forbidden()),
         }
-        let way = Way {
-            route: index,
-            origin: origin_index,
-            peer: peer.address,
-            request_id: seen.id.as_str(),
-        };
-        let sent = Instant::now();
-        let request = Request::from_parts(head, body);
-        let answer = self.forward.send(request, way, visit.opened().map(Rc::as_ref)).await;
+        let to = Destination { route: index, origin: origin_index, peer: peer.address };
+        Ok(Next::Ask(Request::from_parts(head, body), to))
+    }
+
+    /// The way to the app and back, which needs no client any more: what the app asks of the
+    /// session is committed, then it is answered.
+    async fn ask(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        to: Destination,
+        mut visit: Visit,
+        mut seen: Seen,
+        whole: Whole,
+    ) -> Response<Body> {
+        let (id, route, sent) = (seen.id, seen.route, Instant::now());
+        let Destination { route: index, origin, peer } = to;
+        let way = Way { route: index, origin, peer, request_id: id.as_str() };
+        let answer = self.forward.send(request, way, visit.opened(), &whole).await;
         seen.upstream = Some(sent.elapsed());
-        let Answer { response, update } = answer?;
-        if let Some(update) = update {
-            self.commit(update, visit, seen).await;
-        }
-        Ok(response)
+        let outcome = match answer {
+            Ok(Answer { response, update }) => {
+                if let Some(update) = update {
+                    self.commit(update, &mut visit, route, id).await;
+                }
+                let later = || self.clone().commit_later(&visit, route, id);
+                Ok(self.forward.deliver(response, way, visit.opened(), later))
+            }
+            Err(failure) => Err(failure),
+        };
+        self.respond(outcome, &visit, &seen)
+    }
+
+    /// The response with the session's cookie, told to whom it concerns.
+    fn respond(
+        &self,
+        outcome: Result<Response<Body>, Failure>,
+        visit: &Visit,
+        seen: &Seen,
+    ) -> Response<Body> {
+        let mut response = outcome.unwrap_or_else(|failure| {
+            seen.log_failure(&failure);
+            page::render(&failure, seen.accept.as_ref(), &seen.method, seen.id.as_str())
+        });
+        self.sessions.answer(visit, response.headers_mut(), Timestamp::now());
+        let log = self.log.as_deref();
+        seen.end(response.status(), visit.opened(), &self.names, &self.metrics, log);
+        response
+    }
+
+    /// Commits what comes in a response's trailers. Its head has gone: the newer cookie goes to the
+    /// browser with the next response.
+    fn commit_later(self: Rc<Self>, visit: &Visit, route: RouteLabel, id: RequestId) -> Later {
+        let mut visit = visit.without_cookies();
+        let commit = move |update| async move { self.commit(update, &mut visit, route, id).await };
+        Box::new(move |update| Box::pin(commit(update)))
     }
 
     /// Makes the change that an app asked for. One that is refused changes nothing, and the app's
@@ -156,7 +217,8 @@ impl Gateway {
         &self,
         update: Result<SessionUpdate, UpdateRefused>,
         visit: &mut Visit,
-        seen: &Seen,
+        route: RouteLabel,
+        id: RequestId,
     ) {
         let committed = match update {
             Ok(update) => {
@@ -165,7 +227,7 @@ impl Gateway {
             Err(refused) => Err(refused.into()),
         };
         let Err(refused) = committed else { return self.metrics.update_applied() };
-        let (route, request_id) = (self.names.route(seen.route), seen.id.as_str());
+        let (route, request_id) = (self.names.route(route), id.as_str());
         let Some(reason) = refused.reason() else {
             self.metrics.update_lost();
             return tracing::error!(route, request_id, error = %refused, "an update was lost");
@@ -173,6 +235,11 @@ impl Gateway {
         self.metrics.update_refused(reason);
         let reason = reason.reason();
         tracing::warn!(route, reason, request_id, "an app's X-Session-Update was refused");
+    }
+
+    /// Ends when no request goes on without its client.
+    pub async fn settled(&self) {
+        self.forward.settled().await;
     }
 
     /// hyper counts the fields of an HTTP/1.1 head, nobody those of HTTP/2, where a browser may

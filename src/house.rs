@@ -17,7 +17,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("observe", &["body", "config", "error", "session"]),
     ("access", &["config", "page", "session"]),
     ("route", &["config", "error", "login"]),
-    ("forward", &["body", "config", "error", "session", "upstream"]),
+    ("forward", &["body", "clock", "config", "error", "session", "upstream"]),
     ("login", &["body", "clock", "config", "error", "observe", "session"]),
     (
         "gateway",

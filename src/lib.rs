@@ -20,6 +20,11 @@
 //! `X-Session-Update`, and `session` merges it into the newest version of the session: every change
 //! goes through one `commit`. If the session is new, newer or gone, the response gets a cookie.
 //!
+//! Some things come late. An update in the trailers is committed before the response's end goes
+//! out. A browser that leaves while its app is at work loses no update: the exchange goes on by
+//! itself. And what is still open when its session ends, a WebSocket or a stream of events, is
+//! closed within a second.
+//!
 //! Whatever fails becomes an [`error::Failure`]: one sentence for anyone, which [`page`] shows, and
 //! one cause for the log. [`observe`] is told how it ended.
 //!

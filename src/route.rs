@@ -121,10 +121,16 @@ impl Routes {
             && let Some(read) = path::lenient(path).map_err(|_| bad_path())?
         {
             // SECURITY: `/%61dmin` and `/admin;x` are no way around the rule for `/admin`, nor is
-            // `/admin%23` for who decodes first and then looks for a fragment or a query.
-            let cut = read.split(['?', '#']).next().unwrap_or_default();
-            let other = |read: &str| self.lookup(&guarded.origin.host, read) != target;
-            if other(&read) || other(cut) {
+            // `/admin%23` for who decodes first and then looks for parameters, a query or a
+            // fragment, nor `/%2561dmin` for who decodes twice.
+            let again = path::decoded_again(&read);
+            let other = |read: &str| {
+                let cut = read.split([';', '?', '#']).next().unwrap_or_default();
+                [read, cut]
+                    .into_iter()
+                    .any(|read| self.lookup(&guarded.origin.host, read) != target)
+            };
+            if other(&read) || again.is_some_and(|again| other(&again)) {
                 return Err(bad_path());
             }
         }
@@ -165,7 +171,10 @@ fn authority(request: &Parts) -> Result<Authority, Failure> {
         (None, Some(field)) => field,
         (None, None) => return Err(bad_host()),
     };
-    if authority.as_str().contains('@') {
+    // RFC 3986, section 3.2.3: a port is digits; somebody may read anything else as part of the name.
+    let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    let odd_port = authority.port_u16().is_none() && !matches!(port, "" | ":");
+    if odd_port || authority.as_str().contains('@') {
         return Err(bad_host());
     }
     Ok(authority)

@@ -14,6 +14,7 @@
 //! | `seal` | how is it kept from being read or made by others? |
 //! | `memory` | what is newer than the cookie? |
 //! | `cache` | has this worker just opened that cookie? |
+//! | `following` | does what outlives its request outlive the session? |
 
 use std::fmt;
 
@@ -27,6 +28,7 @@ mod cache;
 pub mod change;
 pub mod cookie;
 mod cookie_store;
+mod following;
 pub mod lifetime;
 pub mod memory;
 pub mod redis_store;
@@ -36,6 +38,7 @@ pub mod update;
 
 pub use cache::Opened;
 pub use change::{Change, CommitRefused, Unavailable};
+pub use following::Followed;
 pub use memory::Memory;
 pub use seal::{Purpose, Sealer};
 pub use store::{Sessions, Visit};

@@ -51,6 +51,12 @@ pub enum UpstreamError {
         #[source]
         source: hyper::Error,
     },
+    /// A response whose length can be read in two ways.
+    #[error("{upstream} sent a response whose length is not certain")]
+    Ambiguous {
+        /// As configured.
+        upstream: UpstreamUrl,
+    },
     /// No response head within `response_time` of the last byte sent.
     #[error("{upstream} sent no response within {limit:?}")]
     Late {
@@ -109,3 +115,6 @@ impl Upstreams {
         Err(failed)
     }
 }
+
+#[cfg(test)]
+mod tests;

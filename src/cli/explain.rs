@@ -26,13 +26,14 @@ pub(super) fn explain(name: &str, config: &Config, out: &mut impl Write) -> io::
     let (cookie, absolute) = (&session.cookie.name, short(session.absolute));
     writeln!(out, "session {absolute} from login{idle}; cookie {cookie}\n")?;
 
-    let header = ["HOST", "PATH", "ACCESS", "UPSTREAM", "SEES", "MAY CHANGE", "HEADERS"];
+    let header =
+        ["HOST", "PATH", "ACCESS", "UPSTREAM", "SEES", "MAY CHANGE", "AT SESSION END", "HEADERS"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(config.routes.iter().map(row));
     table(&rows, out)
 }
 
-fn row(route: &Route) -> [String; 7] {
+fn row(route: &Route) -> [String; 8] {
     let session = |keys| if route.access == Access::Public { "-".to_owned() } else { words(keys) };
     let mut headers: Vec<_> =
         route.headers.iter().map(|(name, source)| format!("{name} = {source}")).collect();
@@ -46,6 +47,7 @@ fn row(route: &Route) -> [String; 7] {
         list(&route.upstream),
         session(&route.session_header),
         session(&route.session_update),
+        at_session_end(route).to_owned(),
         if headers.is_empty() { "-".to_owned() } else { headers.join(", ") },
     ]
 }
@@ -63,6 +65,15 @@ fn access(access: Access, require: &[Requirement]) -> String {
         text += &format!("{claim} is {}", any_of.join(" or "));
     }
     text
+}
+
+/// What becomes of open connections.
+fn at_session_end(route: &Route) -> &'static str {
+    match (route.access, route.close_on_session_end) {
+        (Access::Public, _) => "-",
+        (_, true) => "closes",
+        (_, false) => "stays open",
+    }
 }
 
 fn words(keys: &Keys) -> String {
@@ -147,6 +158,7 @@ headers = { "X-Plan" = "session.plan" }
 session_update = ["theme", "draft"]
 session_header = ["theme"]
 access_token = true
+close_on_session_end = false
 
 [[route]]
 path = "/"
@@ -163,9 +175,9 @@ admin   [::1]:1090
 login   /auth at https://t.example/ as me
 session 30d from login, or 12h without a request; cookie __Host-session
 
-HOST         PATH    ACCESS                                                     UPSTREAM                                   SEES   MAY CHANGE    HEADERS
-app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000, unix:/run/app.sock  theme  draft, theme  x-plan = session.plan, authorization = the access token
-any          /       public                                                     http://127.0.0.1:9001                      -      -             -
+HOST         PATH    ACCESS                                                     UPSTREAM                                   SEES   MAY CHANGE    AT SESSION END  HEADERS
+app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000, unix:/run/app.sock  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
+any          /       public                                                     http://127.0.0.1:9001                      -      -             -               -
 ";
 
     #[test]

@@ -11,6 +11,9 @@ use super::{Redis, RedisServers};
 /// A certificate authority's file is never larger.
 const LARGEST_CA: u64 = 1024 * 1024;
 
+/// Nobody waits for more copies.
+const MOST_REPLICAS: u64 = 5;
+
 /// The table.
 pub(super) fn redis(t: &mut Table<'_>) -> Option<Redis> {
     let urls = t.required("url", r#"write url = "redis://127.0.0.1:6379""#, urls);
@@ -27,6 +30,7 @@ pub(super) fn redis(t: &mut Table<'_>) -> Option<Redis> {
     let password = t.optional("password", text_secret);
     let ca = t.optional("ca", certificate_authority);
     let prefix = t.key("prefix", "'vestibule:'", prefix);
+    let replicas = t.optional("replicas", |i| i.number(0, MOST_REPLICAS));
     let urls = urls?;
     let kind = kind?;
     if kind != Kind::Sentinel {
@@ -53,7 +57,13 @@ pub(super) fn redis(t: &mut Table<'_>) -> Option<Redis> {
     if t.has("username") && !t.has("password") {
         return t.missing("password", r#"write password = { env = "NAME" }"#);
     }
-    Some(Redis { urls, servers, username, password, ca, prefix: prefix? })
+    if kind == Kind::Single && t.has("replicas") && replicas != Some(0) {
+        let remedy = r#"write servers = "sentinel" or "cluster", or leave it out"#;
+        return t.wrong("replicas", Wrong::new("is for several servers", remedy));
+    }
+    let usual = usize::from(kind != Kind::Single);
+    let replicas = if t.has("replicas") { replicas? } else { usual };
+    Some(Redis { urls, servers, username, password, ca, prefix: prefix?, replicas })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

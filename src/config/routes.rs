@@ -48,6 +48,7 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
     let session_update = t.key("session_update", "true", |i| keys(i, &["internal", "tokenSet"]));
     let session_header = t.key("session_header", "true", |i| keys(i, &[]));
     let access_token = t.key("access_token", "false", flag);
+    let close_on_session_end = t.key("close_on_session_end", "true", flag);
 
     fits_access(t, access?, access_token)?;
     if host.is_none() && t.has("host") {
@@ -64,6 +65,7 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
         session_update: session_update?,
         session_header: session_header?,
         access_token: access_token?,
+        close_on_session_end: close_on_session_end?,
     })
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn route() -> Route {
         session_update: Keys::All,
         session_header: Keys::All,
         access_token: false,
+        close_on_session_end: true,
     }
 }
 

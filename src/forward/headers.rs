@@ -3,7 +3,8 @@
 
 use ahash::RandomState;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
+    HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::HashSet;
@@ -11,7 +12,8 @@ use std::collections::HashSet;
 use crate::config::Config;
 
 /// What an app returns to change the session.
-pub(super) const X_SESSION_UPDATE: HeaderName = HeaderName::from_static("x-session-update");
+pub(super) const X_SESSION_UPDATE: HeaderName = HeaderName::from_static(UPDATE);
+const UPDATE: &str = "x-session-update";
 
 /// What one connection's two ends say to each other. `Expect` is among it: the gateway itself
 /// answers it when it begins to read the body.
@@ -81,9 +83,45 @@ impl Reserved {
         }
     }
 
-    /// Takes every reserved field off a request's trailers.
+    /// Takes every reserved field off a request's trailers, and what may only stand before a body
+    /// (RFC 9110, section 6.5.1): an app that merges the two would believe it.
     pub(super) fn strip(&self, trailers: &mut HeaderMap) {
-        remove(trailers, |name| self.holds(name));
+        remove(trailers, |name| {
+            self.holds(name) || HOP.contains(name) || BEFORE_A_BODY.contains(name)
+        });
+    }
+}
+
+/// What frames or routes a request, or says whose it is.
+const BEFORE_A_BODY: [HeaderName; 6] =
+    [AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, CONTENT_ENCODING];
+
+/// Whether an app may have meant an update with a field of this name. Only one spelling is one, but
+/// none is for the browser.
+pub(super) fn is_update(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    name.len() == UPDATE.len() && *folded(name) == *UPDATE.as_bytes()
+}
+
+/// Takes updates, in any spelling, off a response's trailers.
+pub(super) fn strip_updates(trailers: &mut HeaderMap) {
+    remove(trailers, is_update);
+}
+
+/// Takes updates off what a response announces as trailers (RFC 9110, section 6.6.2).
+pub(super) fn unannounce_update(fields: &mut HeaderMap) {
+    let update = |name: &[u8]| HeaderName::from_bytes(name).is_ok_and(|name| is_update(&name));
+    if !fields.get_all(TRAILER).into_iter().flat_map(list).any(update) {
+        return;
+    }
+    let names: Vec<&[u8]> =
+        fields.get_all(TRAILER).into_iter().flat_map(list).filter(|name| !update(name)).collect();
+    let rest = HeaderValue::from_bytes(&names.join(&b", "[..]));
+    fields.remove(TRAILER);
+    if let Ok(rest) = rest
+        && !rest.is_empty()
+    {
+        fields.insert(TRAILER, rest);
     }
 }
 
@@ -205,6 +243,50 @@ mod tests {
         }
         end_hop(&mut all, |_| false);
         assert_eq!(names(&all), ["accept", "content-length", "host"]);
+    }
+
+    /// CVE-2026-88004.
+    #[test]
+    fn a_trailer_says_nothing_that_a_header_may_not_or_that_belongs_before_the_body() {
+        let mut all = fields(&[
+            "x_forwarded_user",
+            "x-session",
+            "x.user.plan",
+            "authorization",
+            "cookie",
+            "host",
+            "content-length",
+            "transfer-encoding",
+            "te",
+            "connection",
+            "grpc-status",
+            "x-checksum",
+        ]);
+        reserved().strip(&mut all);
+        assert_eq!(names(&all), ["grpc-status", "x-checksum"]);
+    }
+
+    #[test]
+    fn an_update_is_known_in_every_spelling() {
+        for name in ["X-Session-Update", "x_session_update", "X.SESSION.update", "x~session|update"]
+        {
+            assert!(is_update(&name.parse().unwrap()), "{name}");
+        }
+        for name in ["x-session-updat", "x-session-updates", "x-session", "y-session-update"] {
+            assert!(!is_update(&name.parse().unwrap()), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_update_is_not_announced() {
+        let mut all = HeaderMap::new();
+        all.append(TRAILER, HeaderValue::from_static("Server-Timing, X-Session-Update"));
+        all.append(TRAILER, HeaderValue::from_static("x_session_update,Digest"));
+        unannounce_update(&mut all);
+        assert_eq!(all.get_all(TRAILER).iter().collect::<Vec<_>>(), ["Server-Timing, Digest"]);
+        all.insert(TRAILER, HeaderValue::from_static("X-Session-Update"));
+        unannounce_update(&mut all);
+        assert!(all.is_empty());
     }
 
     proptest! {

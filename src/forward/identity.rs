@@ -187,6 +187,7 @@ mod tests {
             session_update: Keys::All,
             session_header: Keys::All,
             access_token: false,
+            close_on_session_end: true,
         }
     }
 

@@ -1,49 +1,34 @@
-//! Bodies as they pass: every byte as it came, but for trailers, from which the gateway's own names
-//! are taken in both directions.
+//! A request's body as it passes: every byte as it came, but for trailers, from which the gateway's
+//! own names are taken.
 
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::headers::{Reserved, X_SESSION_UPDATE};
+use super::Whole;
+use super::headers::Reserved;
 use crate::body::{Body, BodyError};
 
-/// A request's body. SECURITY: a client's trailers must not say what its header fields may not
-/// (CVE-2026-88004).
-pub(super) fn to_app(body: Incoming, reserved: &Rc<Reserved>) -> Body {
+/// A request's body; `whole` is told of its end. SECURITY: a client's trailers must not say what
+/// its header fields may not (CVE-2026-88004).
+pub(super) fn to_app(body: Incoming, reserved: &Rc<Reserved>, whole: &Whole) -> Body {
     if body.is_end_stream() {
         return Body::Empty;
     }
-    let reserved = reserved.clone();
-    Body::stream(Passing { body, clean: move |trailers: &mut HeaderMap| reserved.strip(trailers) })
+    Body::stream(Passing { body, reserved: reserved.clone(), whole: whole.clone() })
 }
 
-/// A response's body. A body of known length has no trailers (RFC 9112, section 6).
-pub(super) fn to_browser(body: Body) -> Body {
-    match body {
-        Body::Stream(body) if body.size_hint().exact().is_none() => {
-            let clean = |trailers: &mut HeaderMap| drop(trailers.remove(X_SESSION_UPDATE));
-            Body::stream(Passing { body, clean })
-        }
-        body => body,
-    }
+struct Passing {
+    body: Incoming,
+    reserved: Rc<Reserved>,
+    whole: Whole,
 }
 
-struct Passing<B, C> {
-    body: B,
-    clean: C,
-}
-
-impl<B, C> http_body::Body for Passing<B, C>
-where
-    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
-    C: Fn(&mut HeaderMap) + Unpin,
-{
+impl http_body::Body for Passing {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -51,12 +36,19 @@ where
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { body, clean } = self.get_mut();
-        let mut frame = ready!(Pin::new(body).poll_frame(context));
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
-            clean(trailers);
+        let Self { body, reserved, whole } = self.get_mut();
+        let mut frame = ready!(Pin::new(&mut *body).poll_frame(context));
+        match &mut frame {
+            None => whole.set(),
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    reserved.strip(trailers);
+                    whole.set();
+                } else if body.is_end_stream() {
+                    whole.set();
+                }
+            }
+            Some(Err(_)) => {}
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }

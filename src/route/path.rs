@@ -37,6 +37,26 @@ pub(super) fn lenient(path: &str) -> Result<Option<String>, Ambiguous> {
     Ok((read != path).then(|| read.into_owned()))
 }
 
+/// What an app that decodes once more makes of what [`lenient`] has read; a bad escape stays as it
+/// is. Where it is the same, nothing is made.
+pub(super) fn decoded_again(read: &str) -> Option<String> {
+    let mut again = Vec::with_capacity(read.len());
+    let mut rest = read.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let escape = match after {
+            [high, low, after @ ..] if *byte == b'%' => {
+                hex(*high).zip(hex(*low)).map(|(high, low)| (high << 4 | low, after))
+            }
+            _ => None,
+        };
+        let (byte, after) = escape.unwrap_or((*byte, after));
+        again.push(byte);
+        rest = after;
+    }
+    let again = String::from_utf8_lossy(&again);
+    (again != read).then(|| again.into_owned())
+}
+
 /// It could be read in two ways.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Ambiguous;
@@ -102,6 +122,15 @@ mod tests {
             ("/%C3%AB", "/ë"),
         ] {
             assert_eq!(lenient(path), Ok(Some(read.to_owned())), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_decoded_twice_is_known() {
+        for (path, again) in
+            [("/%61dmin", Some("/admin")), ("/100%", None), ("/a%zz%41", Some("/a%zzA"))]
+        {
+            assert_eq!(decoded_again(path).as_deref(), again, "{path}");
         }
     }
 

@@ -114,6 +114,11 @@ impl Connections {
         }
     }
 
+    /// Ends when no request goes on whose connection is gone.
+    pub(super) async fn settled(&self) {
+        self.gateway.settled().await;
+    }
+
     /// Ends when the gateway stops.
     async fn stop(&self) {
         // The sender lives until every worker has ended.

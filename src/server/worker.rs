@@ -83,7 +83,11 @@ impl Worker {
             _ = stopped.wait_for(|stopped| *stopped) => {}
         }
         drop(alive);
-        if tokio::time::timeout(limits.drain_time, ended.recv()).await.is_err() {
+        let drained = async {
+            let _ = ended.recv().await;
+            connections.settled().await;
+        };
+        if tokio::time::timeout(limits.drain_time, drained).await.is_err() {
             tracing::warn!(after = ?limits.drain_time, "requests under way were cut off");
         }
         if let Some(log) = log {

@@ -21,9 +21,13 @@ pub struct Lifetimes {
 impl Lifetimes {
     /// When the session dies if it is not used again. It is dead at this second.
     pub fn end(&self, session: &Session) -> Timestamp {
-        let absolute = session.created_at.plus(self.absolute);
-        self.inactivity
-            .map_or(absolute, |inactivity| absolute.min(session.touched_at.plus(inactivity)))
+        self.end_after(session.created_at, session.touched_at)
+    }
+
+    /// When a session of this login dies if it is not used again after `last_use`.
+    pub fn end_after(&self, created_at: Timestamp, last_use: Timestamp) -> Timestamp {
+        let absolute = created_at.plus(self.absolute);
+        self.inactivity.map_or(absolute, |inactivity| absolute.min(last_use.plus(inactivity)))
     }
 
     /// Whether the session is still alive.

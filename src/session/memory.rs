@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::following::LastUses;
 use super::{Session, SessionId};
 use crate::clock::Timestamp;
 
@@ -53,6 +54,7 @@ pub enum Remembered {
 pub struct Memory {
     shards: Vec<Mutex<Shard>>,
     forgotten: AtomicU64,
+    last_uses: LastUses,
 }
 
 #[derive(Default)]
@@ -79,7 +81,11 @@ impl Memory {
             bytes: bounds.bytes.div_ceil(SHARDS),
         });
         let shards = (0..SHARDS).map(|_| Mutex::new(Shard { bounds, ..Shard::default() }));
-        Self { shards: shards.collect(), forgotten: AtomicU64::new(0) }
+        Self {
+            shards: shards.collect(),
+            forgotten: AtomicU64::new(0),
+            last_uses: LastUses::default(),
+        }
     }
 
     /// What is remembered of a session.
@@ -96,6 +102,14 @@ impl Memory {
             Some(Remembered::Changed(newest)) => newest.session.version <= version,
             Some(Remembered::Ended) => false,
         }
+    }
+
+    /// Whether a session is remembered to have ended.
+    pub fn has_ended(&self, id: SessionId) -> bool {
+        self.shard(id).is_some_and(|shard| {
+            let entry = shard.entries.get(&id);
+            entry.is_some_and(|entry| matches!(entry.remembered, Remembered::Ended))
+        })
     }
 
     /// Replaces what is remembered of a session by what `change` makes of it; nobody else changes
@@ -137,6 +151,11 @@ impl Memory {
     /// session may be lost, a copied cookie of such an ended session may live again.
     pub fn forgotten(&self) -> u64 {
         self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// When the sessions were last used that something follows.
+    pub(super) fn last_uses(&self) -> &LastUses {
+        &self.last_uses
     }
 
     fn shard(&self, id: SessionId) -> Option<MutexGuard<'_, Shard>> {

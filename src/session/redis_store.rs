@@ -7,12 +7,14 @@
 //! | `ticket` | what does the cookie say? |
 //! | `record` | how does a session look in Redis? |
 //! | `link` | how is Redis reached, and again? |
+//! | `writer` | when is a write safe? |
+//! | `queue` | what if many changes come at once? |
 //! | `index` | which sessions does a user have? |
 //! | `news` | what has ended on another gateway? |
 //!
-//! A record is a hash: `v` the version, `d` the session, `t` its last use, `w` the names of the last
-//! writes. A change is made by comparing the version and is tried again on the newer one; no lock is
-//! held anywhere while an app answers.
+//! A record is a hash: `v` the version, `d` the session, `t` its last use. A change is made by
+//! comparing the version and is tried again on the newer one; no lock is held anywhere while an app
+//! answers. The names of writes stand beside the record for a few seconds, so that none is made twice.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cache::{Cache, Opened};
-use super::change::{CommitRefused, Edit, Next, Unavailable};
+use super::change::{CommitRefused, Edit, Unavailable};
 use super::cookie::Found;
 use super::lifetime::Lifetimes;
 use super::seal::Sealer;
@@ -32,17 +34,21 @@ use crate::config;
 mod index;
 mod link;
 mod news;
+mod queue;
 mod record;
 mod ticket;
+mod writer;
 
 use index::Index;
 use link::Link;
 pub use news::{Health, follow};
-use record::{Read, Records, Swapped};
+use queue::Saver;
+use record::{Read, Records};
 pub(super) use ticket::Ticket;
 use ticket::Tickets;
+use writer::Writer;
 
-/// How long a change may take to be saved, with every try.
+/// How long a write may take, with every try.
 const WRITE_TIME: Duration = Duration::from_secs(2);
 /// How long a read may take.
 const READ_TIME: Duration = Duration::from_secs(1);
@@ -54,6 +60,7 @@ pub(super) struct RedisStore {
     lifetimes: Lifetimes,
     tickets: Tickets,
     records: Rc<Records>,
+    saver: Rc<Saver>,
     index: Index,
     cache: RefCell<Cache<Ticket>>,
 }
@@ -67,11 +74,15 @@ impl RedisStore {
         secret: Option<&config::value::Secret>,
     ) -> Self {
         let link = Rc::new(Link::new(config.clone()));
+        let writer = Rc::new(Writer::new(&link, config));
+        let index = Index::new(link.prefix(), writer.clone(), secret);
+        let records = Rc::new(Records::new(link, writer));
         Self {
             lifetimes,
             tickets: Tickets::new(name, sealer),
-            index: Index::new(link.clone(), secret),
-            records: Rc::new(Records::new(link)),
+            index,
+            saver: Rc::new(Saver::new(records.clone(), lifetimes)),
+            records,
             cache: RefCell::default(),
         }
     }
@@ -114,42 +125,12 @@ impl RedisStore {
     pub(super) async fn change(
         &self,
         opened: &Rc<Opened>,
-        edit: &Edit,
+        edit: Edit,
         now: Timestamp,
     ) -> Result<Made, CommitRefused> {
-        let ticket = opened.ticket.clone().ok_or(CommitRefused::NoSession)?;
-        let deadline = Instant::now() + WRITE_TIME;
-        // One at a time on this worker: the others would only find that somebody was faster.
-        let _turn = ticket.turn.lock().await;
-        let mut current = ticket.known().map_or_else(|| opened.clone(), |known| known.opened);
-        loop {
-            if !self.lifetimes.allow(&current.session, now) {
-                return Err(CommitRefused::NoSession);
-            }
-            let session = match edit.apply(&current.session)? {
-                Next::Session(session) => session,
-                // Nothing to write, or the end: true of the newest version alone.
-                next => match self.records.read(&ticket, deadline).await? {
-                    Read::Gone => return Err(CommitRefused::NoSession),
-                    Read::Newer(newer) => {
-                        current = newer;
-                        continue;
-                    }
-                    Read::Same(_) => {
-                        let ends = matches!(next, Next::End);
-                        return Ok(if ends { Made::End } else { Made::Same });
-                    }
-                },
-            };
-            let next = Session { version: current.session.version + 1, ..session };
-            match self.records.swap(&ticket, current.session.version, next, deadline).await? {
-                Swapped::Done(opened) => return Ok(Made::Held(Held { opened, text: None })),
-                Swapped::Gone => return Err(CommitRefused::NoSession),
-                Swapped::Newer => match self.records.read(&ticket, deadline).await? {
-                    Read::Gone => return Err(CommitRefused::NoSession),
-                    Read::Same(newer) | Read::Newer(newer) => current = newer,
-                },
-            }
+        match &opened.ticket {
+            Some(ticket) => self.saver.change(ticket, opened, edit, now).await,
+            None => Err(CommitRefused::NoSession),
         }
     }
 
@@ -165,7 +146,8 @@ impl RedisStore {
         let deadline = Instant::now() + READ_TIME;
         let opened = self.records.touch(ticket, touched, expires, deadline).await?;
         // The cookie is written again for its new age.
-        Ok(opened.map(|opened| Held { opened, text: Some(ticket.text.clone()) }))
+        let text = self.tickets.text(ticket).map_err(CommitRefused::Seal)?;
+        Ok(opened.map(|opened| Held { opened, text: Some(text) }))
     }
 
     /// Ends a session on every gateway. While Redis is away it is tried again in the background.

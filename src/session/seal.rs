@@ -106,6 +106,16 @@ impl Sealer {
     /// What was sealed for this purpose and name with one of the secrets, or nothing. Why it did
     /// not open is not said: a flipped byte, another's cookie and an old secret look alike.
     pub fn open(&self, purpose: Purpose, name: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        self.open_with(purpose, name, sealed).map(|(plaintext, _)| plaintext)
+    }
+
+    /// The same, and which of the secrets it was sealed with; 0 is the one that seals now.
+    pub(super) fn open_with(
+        &self,
+        purpose: Purpose,
+        name: &str,
+        sealed: &[u8],
+    ) -> Option<(Vec<u8>, usize)> {
         let bytes = URL_SAFE_NO_PAD.decode_to_vec(sealed).ok()?;
         let (head, body) = bytes.split_first_chunk::<HEAD>()?;
         let (&format, nonce) = head.split_first()?;
@@ -115,10 +125,10 @@ impl Sealer {
             return None;
         }
         let context = context(purpose, name);
-        self.keys.iter().find_map(|key| {
+        self.keys.iter().enumerate().find_map(|(secret, key)| {
             let mut plaintext = ciphertext.to_vec();
             key.decrypt(nonce, &context, &mut plaintext, tag)?;
-            Some(plaintext)
+            Some((plaintext, secret))
         })
     }
 }

@@ -6,15 +6,16 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, EXPIRES, PRAGMA};
 use http::{HeaderMap, HeaderValue};
 
 use super::cache::Opened;
 use super::change::{Change, CommitRefused, Edit, Unavailable};
 use super::cookie::{Brought, SessionCookie};
 use super::cookie_store::CookieStore;
+use super::following::Followed;
 use super::lifetime::Lifetimes;
-use super::memory::{Memory, Remembered};
+use super::memory::Memory;
 use super::redis_store::RedisStore;
 use super::seal::{SealError, Sealer};
 use super::{Identity, Session, SessionId, Tokens};
@@ -157,15 +158,19 @@ impl Sessions {
         Ok(())
     }
 
-    /// Holds a session against its lifetimes, and writes its use down if that is due.
+    /// Holds a session against its lifetimes and against what has ended, whatever the store still
+    /// has; and writes its use down if that is due.
     async fn settle(&self, visit: &mut Visit, now: Timestamp) {
-        let alive = visit.session().is_some_and(|session| self.lifetimes.allow(session, now));
+        let alive = visit.session().is_some_and(|session| {
+            self.lifetimes.allow(session, now) && !self.memory.has_ended(session.id)
+        });
         if !alive {
             visit.opened = None;
             visit.write = Write::Delete;
         } else if let Some(opened) = visit.opened.clone()
             && self.lifetimes.touch_is_due(&opened.session, now)
         {
+            self.memory.last_uses().used(opened.session.id, now);
             let touched = match &self.store {
                 Store::Cookie(store) => store.touch(&opened, now).map(Some),
                 Store::Redis(store) => Box::pin(store.touch(&opened, now)).await,
@@ -198,8 +203,9 @@ impl Sessions {
         };
         let opened = visit.opened.clone().ok_or(CommitRefused::NoSession)?;
         let made = match &self.store {
+            _ if self.memory.has_ended(opened.session.id) => Err(CommitRefused::NoSession),
             Store::Cookie(store) => store.change(&opened, &edit, now),
-            Store::Redis(store) => Box::pin(store.change(&opened, &edit, now)).await,
+            Store::Redis(store) => Box::pin(store.change(&opened, edit, now)).await,
         };
         match made {
             Ok(Made::Same) => {}
@@ -221,7 +227,7 @@ impl Sessions {
             (Write::Set(text), Some(session)) => {
                 // A logout, and perhaps another login, came while this response was under way: its
                 // cookie must not take the place of theirs.
-                if matches!(self.memory.recall(session.id), Some(Remembered::Ended)) {
+                if self.memory.has_ended(session.id) {
                     return;
                 }
                 let age = self.lifetimes.end(session).since(now);
@@ -230,10 +236,16 @@ impl Sessions {
             (Write::Delete, _) if !visit.brought.nothing() => {
                 self.cookie.delete(visit.brought, response);
             }
-            _ => return,
+            _ if visit.opened.is_none() || !is_bare_page(response) => return,
+            _ => {}
         }
         // SECURITY: a shared cache must not keep a response with a session (CVE-2025-48947).
         response.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+
+    /// Follows a session that is alive, for what outlives its request.
+    pub fn follow(&self, session: &Session) -> Followed {
+        Followed::new(self.memory.clone(), self.lifetimes, session)
     }
 
     async fn start(
@@ -274,4 +286,13 @@ impl Sessions {
             Store::Redis(store) => Box::pin(store.end(id, until)).await,
         }
     }
+}
+
+/// Whether it is a page of whose caching the app says nothing. SECURITY: after a logout the back
+/// button would show it again, out of the browser's memory.
+fn is_bare_page(response: &HeaderMap) -> bool {
+    let kind = response.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.is_some_and(|kind| {
+        kind.get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/html"))
+    }) && ![CACHE_CONTROL, EXPIRES, PRAGMA].iter().any(|name| response.contains_key(name))
 }

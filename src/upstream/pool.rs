@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -29,6 +30,12 @@ use crate::config::value::UpstreamUrl;
 const KEPT: usize = 1024;
 /// An idle connection older than this is not used again: many servers close theirs after 60 s.
 const OLDEST: Duration = Duration::from_secs(55);
+
+/// A connection that a response has just come over is ready at once; one that is not so for this
+/// long is stuck, for example because its upstream answered early and reads no further.
+const READY: Duration = Duration::from_millis(100);
+/// A connection that was used within this time is not one that its upstream is about to close.
+const FRESH: Duration = Duration::from_millis(10);
 
 /// Why there is no response, and whether the upstream may have seen the request.
 pub(super) enum NoResponse {
@@ -72,36 +79,47 @@ impl Pool {
         let (upload, body) = Upload::follow(body);
         let mut request = Request::from_parts(parts, body);
         loop {
-            let (mut sender, reused) = match self.take().await {
-                Some(sender) => (sender, true),
+            let (mut sender, reused, again) = match self.take().await {
+                Some(Idle { sender, since }) => {
+                    let again = if since.elapsed() > FRESH { copy(&request) } else { None };
+                    (sender, true, again)
+                }
                 None => match Box::pin(self.connect()).await {
-                    Ok(sender) => (sender, false),
+                    Ok(sender) => (sender, false, None),
                     Err(error) => return Err(NoResponse::Unsent(Box::new(request), error)),
                 },
             };
-            let upstream = || self.url.clone();
             let exchange = sender.try_send_request(request);
             match self.within_time(exchange, &upload).await {
                 None => {
-                    let limit = self.response_time;
-                    return Err(NoResponse::Sent(UpstreamError::Late {
-                        upstream: upstream(),
-                        limit,
-                    }));
+                    let (upstream, limit) = (self.url.clone(), self.response_time);
+                    return Err(NoResponse::Sent(UpstreamError::Late { upstream, limit }));
+                }
+                Some(Ok(response)) if is_ambiguous(&response) => {
+                    let upstream = self.url.clone();
+                    return Err(NoResponse::Sent(UpstreamError::Ambiguous { upstream }));
                 }
                 Some(Ok(response)) => return Ok(self.receive(response, sender, upload)),
-                Some(Err(mut refused)) => match refused.take_message() {
-                    // The upstream had closed the connection before the request was written.
-                    Some(back) if reused => request = back,
-                    back => {
-                        let source = refused.into_error();
-                        let error = UpstreamError::Broken { upstream: upstream(), source };
-                        return Err(match back {
-                            Some(back) => NoResponse::Unsent(Box::new(back), error),
-                            None => NoResponse::Sent(error),
-                        });
+                Some(Err(mut refused)) => {
+                    let back = refused.take_message();
+                    let source = refused.into_error();
+                    // The upstream had closed the connection before the request was written, or
+                    // did so while the request was on its way: RFC 9112, section 9.3.1, lets what
+                    // can be repeated be sent again.
+                    let closed = if source.is_parse() { None } else { again };
+                    match (back, closed) {
+                        (Some(back), _) if reused => request = back,
+                        (None, Some(again)) => request = again,
+                        (back, _) => {
+                            let error =
+                                UpstreamError::Broken { upstream: self.url.clone(), source };
+                            return Err(match back {
+                                Some(back) => NoResponse::Unsent(Box::new(back), error),
+                                None => NoResponse::Sent(error),
+                            });
+                        }
                     }
-                },
+                }
             }
         }
     }
@@ -126,7 +144,7 @@ impl Pool {
     }
 
     /// An idle connection that is still good.
-    async fn take(&self) -> Option<SendRequest<Body>> {
+    async fn take(&self) -> Option<Idle> {
         loop {
             let Idle { mut sender, since } = self.idle.borrow_mut().pop()?;
             if since.elapsed() > OLDEST {
@@ -134,9 +152,14 @@ impl Pool {
                 self.idle.borrow_mut().clear();
                 return None;
             }
-            // Not ready yet: its task has not run since the last response's end. It will at once.
-            if !sender.is_closed() && (sender.is_ready() || sender.ready().await.is_ok()) {
-                return Some(sender);
+            if sender.is_closed() {
+                continue;
+            }
+            // Not ready yet: its task has not run since the last response's end.
+            let ready = sender.is_ready()
+                || matches!(tokio::time::timeout(READY, sender.ready()).await, Ok(Ok(())));
+            if ready {
+                return Some(Idle { sender, since });
             }
         }
     }
@@ -145,6 +168,7 @@ impl Pool {
         let stream = connect(&self.url, &self.tls, self.connect_time)
             .await
             .map_err(|source| UpstreamError::Connect { upstream: self.url.clone(), source })?;
+        // hyper's own bounds hold for a response's head: 100 fields, about 400 KiB.
         let (sender, connection) = Builder::new()
             .handshake(TokioIo::new(stream))
             .await
@@ -172,6 +196,38 @@ impl Pool {
                 Body::stream(Leased { body, lease: Some(lease) })
             }
         })
+    }
+}
+
+/// The same request once more, if it may be sent twice (RFC 9110, section 9.2.2).
+fn copy(request: &Request<Body>) -> Option<Request<Body>> {
+    if !matches!(request.body(), Body::Empty) || !request.method().is_idempotent() {
+        return None;
+    }
+    let mut copy = Request::new(Body::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
+}
+
+/// Whether two parties could read the body's length differently.
+///
+// SECURITY: response smuggling: RFC 9112, section 6.3, has a gateway treat it as an error.
+fn is_ambiguous(response: &Response<Incoming>) -> bool {
+    let fields = response.headers();
+    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
+    let listed = lengths.next().is_some_and(|length| length.as_bytes().contains(&b','));
+    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => listed || lengths.next().is_some(),
+        // Another coding would have to be undone, for the browser is not told of it.
+        (Some(coding), None) => {
+            !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                || fields.contains_key(CONTENT_LENGTH)
+        }
+        (Some(_), Some(_)) => true,
     }
 }
 

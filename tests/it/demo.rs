@@ -134,12 +134,14 @@ async fn press_each_button(zoe: &Chromium) {
         assert_eq!(shows(zoe, "page-views").await, views);
     }
 
+    zoe.picture("app-dark").await;
+
     let before = shows(zoe, "session").await;
     zoe.press("malformed").await;
     assert_eq!(shows(zoe, "session").await, before);
     assert!(shows(zoe, "note").await.contains("nothing has changed"));
     assert!(is_dark(zoe).await);
-    zoe.picture("app-dark").await;
+    zoe.picture("nonsense").await;
 }
 
 #[tokio::test]

@@ -12,12 +12,26 @@
 
 mod support;
 
+mod admin;
 mod callback;
+mod chromium;
+mod contract;
 mod cookie;
 mod demo;
+mod forward;
+mod identity;
 mod legacy_apps;
+mod live;
 mod login;
 mod logout;
 mod oidc_provider;
+mod paths;
+mod process;
+mod redirects;
 mod session;
+mod stripping;
+mod three_gateways;
+mod tls;
+mod trailers;
 mod update;
+mod upgrade;

@@ -60,6 +60,7 @@ username = "gateway"
 password = { env = "SEAL" }
 ca = "all.pem"
 prefix = "login/"
+replicas = 2
 
 [auth]
 prefix = "/_/auth"
@@ -80,6 +81,7 @@ headers = { "X-User-Plan" = "session.plan", "X-Team" = "user.org_id" }
 session_update = ["theme", "features"]
 session_header = ["theme"]
 access_token = true
+close_on_session_end = false
 
 [[route]]
 path = "/"
@@ -168,7 +170,7 @@ fn every_key_of_session_auth_and_log_is_read() {
     assert_eq!(session.cookie.same_site, SameSite::Strict);
     assert_eq!(session.cookie.domain.unwrap(), "example.com");
     assert!(session.cookie.transient);
-    let Redis { urls, servers, username, password, ca, prefix } =
+    let Redis { urls, servers, username, password, ca, prefix, replicas } =
         Arc::unwrap_or_clone(session.redis.unwrap());
     assert_eq!(urls, ["rediss://10.0.0.1:26379/2", "rediss://10.0.0.2:26379/2"]);
     let RedisServers::Sentinel { primary, password: sentinels } = servers else { panic!() };
@@ -176,7 +178,7 @@ fn every_key_of_session_auth_and_log_is_read() {
     assert_eq!(username.unwrap(), "gateway");
     assert_eq!(password.unwrap().expose(), session.secrets[0].expose());
     assert!(ca.unwrap().starts_with(b"-----BEGIN CERTIFICATE"));
-    assert_eq!(prefix, "login/");
+    assert_eq!((prefix.as_str(), replicas), ("login/", 2));
     assert_eq!((auth.prefix.as_str(), auth.after_logout.as_str()), ("/_/auth", "/bye"));
     assert_eq!((log.format, log.level.as_str()), (LogFormat::Json, "warn,vestibule=debug"));
     assert!(!log.access);
@@ -204,7 +206,7 @@ fn every_key_of_a_route_is_read() {
     let only = |keys: &[&str]| Keys::Only(keys.iter().map(ToString::to_string).collect());
     assert_eq!(admin.session_update, only(&["features", "theme"]));
     assert_eq!(admin.session_header, only(&["theme"]));
-    assert!(admin.access_token);
+    assert!(admin.access_token && !admin.close_on_session_end);
     assert_eq!((&root.host, root.access), (&None, Access::Public));
     assert_eq!((&root.session_update, &root.session_header), (&Keys::None, &Keys::None));
 }
@@ -265,6 +267,7 @@ fn what_is_left_out_has_its_default() {
     let route = &routes[0];
     assert_eq!((&route.host, route.access), (&None, Access::Login));
     assert!(route.require.is_empty() && route.headers.is_empty() && !route.access_token);
+    assert!(route.close_on_session_end);
     assert_eq!((&route.session_update, &route.session_header), (&Keys::All, &Keys::All));
 }
 
@@ -275,9 +278,10 @@ fn a_redis_is_one_server_sentinels_or_a_cluster() {
     let read = |lines: &str| site.right(&redis(lines)).session.redis.unwrap();
     let one = read("url = 'redis://127.0.0.1:6379'");
     assert!(matches!(one.servers, RedisServers::Single));
+    assert_eq!(one.replicas, 0);
     assert_eq!((one.prefix.as_str(), &one.username, &one.ca), ("vestibule:", &None, &None));
     let nodes = read("url = ['redis://a:1', 'redis://b:2']\nservers = 'cluster'");
-    assert!(matches!(nodes.servers, RedisServers::Cluster));
+    assert!(matches!(nodes.servers, RedisServers::Cluster) && nodes.replicas == 1);
     for wrong in [
         "",
         "url = 'http://127.0.0.1:6379'",
@@ -288,6 +292,7 @@ fn a_redis_is_one_server_sentinels_or_a_cluster() {
         "url = 'redis://a:1'\nservers = 'sentinel'",
         "url = 'redis://a:1'\nprimary = 'main'",
         "url = 'redis://a:1'\nusername = 'u'",
+        "url = 'redis://a:1'\nreplicas = 1",
         "url = 'redis://a:1'\nprefix = '{x}'",
         "url = 'redis://a:1'\nca = 'a.key'",
     ] {

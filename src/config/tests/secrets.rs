@@ -84,6 +84,12 @@ fn no_way_to_write_a_secret_wrongly_shows_it() {
         least().replace("'http://127.0.0.1:9000'", "'http://me:hunter2@127.0.0.1:9000'"),
         least().replace("'http://127.0.0.1:9000'", "['http://me:hunter2@127.0.0.1:9000']"),
         with("server", "public_urls = ['https://me:hunter2@localhost']"),
+        with("session.redis", "url = 'redis://:hunter2@127.0.0.1'"),
+        with("session.redis", "url = ['redis://a', 'redis://me:hunter2@127.0.0.1']"),
+        with("session.redis", "url = 'redis://a'\npassword = 'hunter2'\nusername = 7"),
+        with("session.redis", "url = 'redis://a'\npasword = 'hunter2'"),
+        with("session.redis", "url = 'redis://a'\npassword = ['hunter2']"),
+        with("session.redis", "url = 'redis://a'\nsentinel_password = 'hunter2'"),
     ] {
         let said = all_said(&site, &source);
         assert!(!said.contains("hunter2"), "{said}\n{source}");

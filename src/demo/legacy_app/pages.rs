@@ -180,16 +180,23 @@ fn headers(told: &Told<'_>) -> String {
          <div class=\"scroll\"><table id=\"headers\"><thead><tr><th>Header</th><th>Value</th></tr>\
          </thead><tbody>\n",
     );
-    for (name, value) in told.lines() {
-        let ours = OF_THE_GATEWAY.contains(&name)
-            || name.starts_with("x-forwarded-")
-            || name.starts_with("x-session");
+    // What the gateway says first: that is what the page is about.
+    let mut lines: Vec<_> = told.lines().collect();
+    lines.sort_by_key(|(name, _)| !is_of_the_gateway(name));
+    for (name, value) in lines {
+        let ours = is_of_the_gateway(name);
         let class = if ours { " class=\"ours\"" } else { "" };
         let (name, value) = (Escaped(name), Escaped(&value));
         let _ = writeln!(html, "<tr{class}><th>{name}</th><td>{value}</td></tr>");
     }
     html += "</tbody></table></div></section>\n";
     html
+}
+
+fn is_of_the_gateway(name: &str) -> bool {
+    OF_THE_GATEWAY.contains(&name)
+        || name.starts_with("x-forwarded-")
+        || name.starts_with("x-session")
 }
 
 fn note(did: &str) -> Option<String> {

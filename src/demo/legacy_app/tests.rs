@@ -213,6 +213,13 @@ fn every_line_is_in_the_table_and_no_token_in_full() {
 }
 
 #[test]
+fn what_the_gateway_says_is_at_the_top_of_the_table() {
+    let page = text(get("/", &[("accept", b"*/*"), ("x-forwarded-user", b"auth0|zoe")]));
+    let place = |name: &str| page.find(&format!("<th>{name}</th>")).unwrap();
+    assert!(place("x-forwarded-user") < place("accept"));
+}
+
+#[test]
 fn nothing_on_a_page_can_run() {
     for path in ["/", "/public", "/admin"] {
         let policy = get(path, &[]).headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();

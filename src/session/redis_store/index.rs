@@ -4,12 +4,11 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use redis::Script;
 use ring::hmac;
 
 use super::super::change::Unavailable;
 use super::super::{Identity, Session};
-use super::link::Link;
+use super::writer::{Write, Writer};
 use crate::clock::Timestamp;
 use crate::config::value::Secret;
 
@@ -18,21 +17,22 @@ const ADD: &str = "
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIREAT', KEYS[1], ARGV[4])
-return 1";
+return {'done', online()}";
 
 /// The sessions of users.
 pub(super) struct Index {
-    link: Rc<Link>,
+    prefix: String,
+    writer: Rc<Writer>,
     key: hmac::Key,
-    add: Script,
 }
 
 impl Index {
-    pub(super) fn new(link: Rc<Link>, secret: Option<&Secret>) -> Self {
+    pub(super) fn new(prefix: &str, writer: Rc<Writer>, secret: Option<&Secret>) -> Self {
         let secret = secret.map(Secret::expose).unwrap_or_default();
         let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
         let key = hmac::sign(&secret, b"vestibule index of users, format 1");
-        Self { link, key: hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()), add: Script::new(ADD) }
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_ref());
+        Self { prefix: prefix.to_owned(), writer, key }
     }
 
     /// A session that will have expired at `expires`, whatever happens.
@@ -45,12 +45,13 @@ impl Index {
         let life = expires.since(session.created_at);
         let oldest = session.created_at.0.saturating_sub(life.as_secs());
         for name in self.names(&session.identity) {
-            let mut call = self.add.key(name);
-            call.arg(session.created_at.0)
+            let mut write = Write::new(ADD, &[name]);
+            write
+                .arg(session.created_at.0)
                 .arg(session.id.to_string())
                 .arg(oldest)
                 .arg(expires.0.saturating_mul(1000));
-            self.link.call::<()>(&call, deadline).await?;
+            self.writer.save(&write, deadline).await?;
         }
         Ok(())
     }
@@ -68,6 +69,6 @@ impl Index {
     fn name(&self, kind: &str, issuer: &str, value: &str) -> String {
         let tag = hmac::sign(&self.key, format!("{kind}\0{issuer}\0{value}").as_bytes());
         let tag = base64_simd::URL_SAFE_NO_PAD.encode_to_string(tag);
-        format!("{}{kind}:{tag}", self.link.prefix())
+        format!("{}{kind}:{tag}", self.prefix)
     }
 }

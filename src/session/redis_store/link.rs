@@ -85,7 +85,8 @@ impl Link {
         self.run(deadline, async |connection| call.invoke_async(connection).await).await
     }
 
-    async fn run<T>(
+    /// The same for anything that is asked.
+    pub(super) async fn run<T>(
         &self,
         deadline: Instant,
         call: impl AsyncFn(&mut Connection) -> RedisResult<T>,

@@ -14,6 +14,7 @@ use super::super::seal::{Purpose, SealError};
 use super::super::{Session, SessionId};
 use super::link::Link;
 use super::ticket::Ticket;
+use super::writer::{Saved, Write, Writer};
 use crate::clock::Timestamp;
 
 /// Nothing if the session is gone; its version if that and its last use are known; all of it
@@ -27,34 +28,39 @@ return {r[1], r[2], redis.call('HGET', KEYS[1], 'd')}";
 const CREATE: &str = "
 redis.call('HSET', KEYS[1], 'v', ARGV[1], 'd', ARGV[2], 't', ARGV[3])
 redis.call('PEXPIREAT', KEYS[1], ARGV[4])
-return 1";
+return {'done', online()}";
 
-/// A write whose answer was lost is sent again; by its name it is known for what it is, and made
-/// once. The last eight names are kept.
+/// A write whose answer was lost is sent again; by its name, the second key, it is known for what
+/// it is, and made once. That is written too, for whoever waits until replicas have it.
 const SWAP: &str = "
-local r = redis.call('HMGET', KEYS[1], 'v', 'w')
-if not r[1] then return 'gone' end
-if r[2] and string.find(r[2], ARGV[4], 1, true) then return 'done' end
-if r[1] ~= ARGV[1] then return 'newer' end
-redis.call('HSET', KEYS[1], 'v', ARGV[2], 'd', ARGV[3], 'w', string.sub(ARGV[4] .. (r[2] or ''), 1, 256))
-return 'done'";
+if redis.call('PEXPIRE', KEYS[2], ARGV[4]) == 1 then return {'done', online()} end
+local version = redis.call('HGET', KEYS[1], 'v')
+if not version then return {'gone', online()} end
+if version ~= ARGV[1] then return {'newer', online()} end
+redis.call('HSET', KEYS[1], 'v', ARGV[2], 'd', ARGV[3])
+redis.call('SET', KEYS[2], '', 'PX', ARGV[4])
+return {'done', online()}";
 
 const TOUCH: &str = "
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {'gone', online()} end
 redis.call('HSET', KEYS[1], 't', ARGV[1])
 redis.call('PEXPIREAT', KEYS[1], ARGV[2])
-return 1";
+return {'done', online()}";
 
-const END: &str = "return redis.call('DEL', KEYS[1])";
+/// The second key is written so that there is something to wait for when the record is gone already.
+const END: &str = "
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[2], '', 'PX', ARGV[1])
+return {'done', online()}";
+
+/// Milliseconds for which a write is known by its name: longer than it is tried again.
+const NAMED: u64 = 10_000;
 
 /// The records of sessions.
 pub(super) struct Records {
     link: Rc<Link>,
+    writer: Rc<Writer>,
     read: Script,
-    create: Script,
-    swap: Script,
-    touch: Script,
-    end: Script,
 }
 
 /// What was read.
@@ -78,15 +84,8 @@ pub(super) enum Swapped {
 }
 
 impl Records {
-    pub(super) fn new(link: Rc<Link>) -> Self {
-        Self {
-            link,
-            read: Script::new(READ),
-            create: Script::new(CREATE),
-            swap: Script::new(SWAP),
-            touch: Script::new(TOUCH),
-            end: Script::new(END),
-        }
+    pub(super) fn new(link: Rc<Link>, writer: Rc<Writer>) -> Self {
+        Self { link, writer, read: Script::new(READ) }
     }
 
     /// Reads the ticket's session.
@@ -121,10 +120,10 @@ impl Records {
         deadline: Instant,
     ) -> Result<Rc<Opened>, CommitRefused> {
         let (sealed, used) = (seal(ticket, &session)?, seal_use(ticket, session.touched_at)?);
-        let mut call = self.create.key(self.key(ticket.id));
-        call.arg(session.version).arg(sealed).arg(&used).arg(millis(expires));
-        self.link.call::<()>(&call, deadline).await?;
-        Ok(ticket.remember(session, Some(used.as_bytes())))
+        let mut write = Write::new(CREATE, &[self.key(ticket.id)]);
+        write.arg(session.version).arg(sealed).arg(&used).arg(millis(expires));
+        self.writer.save(&write, deadline).await?;
+        Ok(ticket.remember(session, used.as_bytes()))
     }
 
     /// Saves the next version, if `base` is still the newest.
@@ -138,13 +137,14 @@ impl Records {
         let mut name = [0; 16];
         let random = SystemRandom::new().fill(&mut name);
         random.map_err(|_| CommitRefused::Seal(SealError::Random))?;
-        let mut call = self.swap.key(self.key(ticket.id));
-        call.arg(base).arg(next.version).arg(seal(ticket, &next)?).arg(SessionId(name).to_string());
-        let swapped: String = self.link.call(&call, deadline).await?;
-        Ok(match swapped.as_str() {
-            "done" => Swapped::Done(ticket.remember(next, None)),
-            "gone" => Swapped::Gone,
-            _ => Swapped::Newer,
+        let key = self.key(ticket.id);
+        let name = format!("{key}:{}", SessionId(name));
+        let mut write = Write::new(SWAP, &[key, name]);
+        write.arg(base).arg(next.version).arg(seal(ticket, &next)?).arg(NAMED);
+        Ok(match self.writer.save(&write, deadline).await? {
+            Saved::Done => Swapped::Done(ticket.remember_change(next)),
+            Saved::Gone => Swapped::Gone,
+            Saved::Newer => Swapped::Newer,
         })
     }
 
@@ -157,10 +157,10 @@ impl Records {
         deadline: Instant,
     ) -> Result<Option<Rc<Opened>>, CommitRefused> {
         let used = seal_use(ticket, touched.touched_at)?;
-        let mut call = self.touch.key(self.key(ticket.id));
-        call.arg(&used).arg(millis(expires));
-        let there: bool = self.link.call(&call, deadline).await?;
-        Ok(there.then(|| ticket.remember(touched, Some(used.as_bytes()))))
+        let mut write = Write::new(TOUCH, &[self.key(ticket.id)]);
+        write.arg(&used).arg(millis(expires));
+        let saved = self.writer.save(&write, deadline).await?;
+        Ok((saved == Saved::Done).then(|| ticket.remember_use(touched, used.as_bytes())))
     }
 
     /// Removes a session, and tells every gateway.
@@ -170,7 +170,11 @@ impl Records {
         until: Timestamp,
         deadline: Instant,
     ) -> Result<(), Unavailable> {
-        self.link.call::<()>(&self.end.key(self.key(id)), deadline).await?;
+        let key = self.key(id);
+        let ended = format!("{key}:ended");
+        let mut write = Write::new(END, &[key, ended]);
+        write.arg(NAMED);
+        self.writer.save(&write, deadline).await?;
         self.link.publish(&format!("{id} {}", until.0), deadline).await
     }
 
@@ -219,5 +223,5 @@ fn open(ticket: &Ticket, version: &[u8], use_mark: &[u8], sealed: &[u8]) -> Opti
     let used = ticket.sealer.open(Purpose::Use, &ticket.id.to_string(), use_mark)?;
     let used = Timestamp(u64::from_be_bytes(used.try_into().ok()?));
     session.touched_at = session.touched_at.max(used);
-    Some(ticket.remember(session, Some(use_mark)))
+    Some(ticket.remember(session, use_mark))
 }

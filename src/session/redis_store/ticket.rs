@@ -10,6 +10,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::super::cache::Opened;
 use super::super::seal::{Purpose, SealError, Sealer};
 use super::super::{Session, SessionId};
+use super::queue::Queue;
 
 const ID: usize = 16;
 const KEY: usize = 32;
@@ -21,8 +22,10 @@ pub(in crate::session) struct Ticket {
     pub(super) sealer: Sealer,
     /// The cookie's text.
     pub(super) text: Arc<str>,
-    /// Who changes the session on this worker.
-    pub(super) turn: tokio::sync::Mutex<()>,
+    /// Whether the text was sealed with the secret that seals now.
+    is_current: bool,
+    /// What of this worker's is to be saved.
+    pub(super) queue: Queue,
     known: RefCell<Option<Known>>,
     itself: Weak<Ticket>,
 }
@@ -36,12 +39,13 @@ pub(super) struct Known {
 }
 
 impl Ticket {
-    fn new(id: SessionId, key: &[u8; KEY], text: Arc<str>) -> Rc<Self> {
+    fn new(id: SessionId, key: &[u8; KEY], text: Arc<str>, is_current: bool) -> Rc<Self> {
         Rc::new_cyclic(|itself| Self {
             id,
             sealer: Sealer::of_key(key),
             text,
-            turn: tokio::sync::Mutex::new(()),
+            is_current,
+            queue: Queue::default(),
             known: RefCell::default(),
             itself: itself.clone(),
         })
@@ -52,13 +56,34 @@ impl Ticket {
         self.known.borrow().clone()
     }
 
-    /// Remembers what was read or written; without a `use_mark` the last one stays.
-    pub(super) fn remember(&self, session: Session, use_mark: Option<&[u8]>) -> Rc<Opened> {
+    /// Remembers what was read.
+    pub(super) fn remember(&self, session: Session, use_mark: &[u8]) -> Rc<Opened> {
+        self.know(session, use_mark.into())
+    }
+
+    /// Remembers what was changed. Its use may have been written down meanwhile.
+    pub(super) fn remember_change(&self, mut session: Session) -> Rc<Opened> {
+        let (used, use_mark) = match self.known() {
+            Some(known) => (known.opened.session.touched_at, known.use_mark),
+            None => Default::default(),
+        };
+        session.touched_at = session.touched_at.max(used);
+        self.know(session, use_mark)
+    }
+
+    /// Remembers that a session was used. It may have been changed meanwhile.
+    pub(super) fn remember_use(&self, mut used: Session, use_mark: &[u8]) -> Rc<Opened> {
+        if let Some(known) = self.known()
+            && known.opened.session.version > used.version
+        {
+            used = Session { touched_at: used.touched_at, ..(*known.opened.session).clone() };
+        }
+        self.know(used, use_mark.into())
+    }
+
+    fn know(&self, session: Session, use_mark: Rc<[u8]>) -> Rc<Opened> {
         let opened = Rc::new(Opened::with_ticket(Arc::new(session), self.itself.upgrade()));
-        let mut known = self.known.borrow_mut();
-        let last = known.take().map(|known| known.use_mark);
-        let use_mark = use_mark.map(Rc::from).or(last).unwrap_or_default();
-        *known = Some(Known { opened: opened.clone(), use_mark });
+        *self.known.borrow_mut() = Some(Known { opened: opened.clone(), use_mark });
         opened
     }
 }
@@ -80,14 +105,26 @@ impl Tickets {
         SystemRandom::new().fill(&mut key).map_err(|_| SealError::Random)?;
         let plain = [&id.0[..], &key].concat();
         let text = self.sealer.seal(Purpose::Ticket, &self.name, &plain)?;
-        Ok(Ticket::new(id, &key, text.into()))
+        Ok(Ticket::new(id, &key, text.into(), true))
+    }
+
+    /// The text to write for a ticket: its own, or sealed anew if that was done with a secret that
+    /// will be taken away.
+    pub(super) fn text(&self, ticket: &Ticket) -> Result<Arc<str>, SealError> {
+        if !ticket.is_current {
+            let plain = self.sealer.open(Purpose::Ticket, &self.name, ticket.text.as_bytes());
+            if let Some(plain) = plain {
+                return Ok(self.sealer.seal(Purpose::Ticket, &self.name, &plain)?.into());
+            }
+        }
+        Ok(ticket.text.clone())
     }
 
     /// The ticket that the text is, or nothing.
     pub(super) fn open(&self, text: &[u8]) -> Option<Rc<Ticket>> {
-        let plain = self.sealer.open(Purpose::Ticket, &self.name, text)?;
+        let (plain, secret) = self.sealer.open_with(Purpose::Ticket, &self.name, text)?;
         let (id, key) = plain.split_first_chunk::<ID>()?;
         let text = std::str::from_utf8(text).ok()?;
-        Some(Ticket::new(SessionId(*id), key.try_into().ok()?, text.into()))
+        Some(Ticket::new(SessionId(*id), key.try_into().ok()?, text.into(), secret == 0))
     }
 }

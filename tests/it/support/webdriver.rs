@@ -7,17 +7,20 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
+use base64_simd::STANDARD;
 use fantoccini::wd::WindowHandle;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
+use rcgen::PublicKeyData;
 use serde_json::{Value, json};
 use url::Url;
 
+use super::gateway::Gateway;
 use super::program::{Program, repository};
 use super::{PATIENCE, free_port, until};
 
 /// Nothing but what the pages ask for, and nothing that a machine without a screen lacks.
-const SWITCHES: [&str; 9] = [
+const SWITCHES: [&str; 10] = [
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
@@ -26,6 +29,7 @@ const SWITCHES: [&str; 9] = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--hide-scrollbars",
     "--window-size=1100,1250",
 ];
 
@@ -37,8 +41,23 @@ pub(crate) struct Chromium {
 }
 
 impl Chromium {
-    /// Starts one.
+    /// Starts one, for somebody who goes on whatever certificate there is.
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[], true).await
+    }
+
+    /// Starts one that finds nothing wrong with this gateway's certificate: then its cache works as
+    /// it does for users.
+    pub(crate) async fn trusting(gateway: &Gateway) -> Self {
+        let key = gateway.directory.path().join("localhost.key");
+        let key = rcgen::KeyPair::from_pem(&fs::read_to_string(key).unwrap()).unwrap();
+        let info = key.subject_public_key_info();
+        let hash = STANDARD.encode_to_string(ring::digest::digest(&ring::digest::SHA256, &info));
+        let switch = format!("--ignore-certificate-errors-spki-list={hash}");
+        Self::start_with(&[switch], false).await
+    }
+
+    async fn start_with(more: &[String], insecure: bool) -> Self {
         let port = free_port();
         let mut command = Command::new("chromedriver");
         command.arg(format!("--port={port}"));
@@ -47,11 +66,11 @@ impl Chromium {
         driver.listens(port).await;
         let profile = driver.directory.path().join("profile");
         let mut switches = SWITCHES.map(str::to_owned).to_vec();
+        switches.extend_from_slice(more);
         switches.push(format!("--user-data-dir={}", profile.display()));
         let limit = u64::try_from(PATIENCE.as_millis()).unwrap();
         let wishes = json!({
-            // The demo's certificate is self-signed.
-            "acceptInsecureCerts": true,
+            "acceptInsecureCerts": insecure,
             "goog:chromeOptions": { "args": switches },
             "timeouts": { "pageLoad": limit, "script": limit, "implicit": 0 },
         });
@@ -125,6 +144,12 @@ impl Chromium {
     /// Runs a script in the page.
     pub(crate) async fn run(&self, script: &str, arguments: Vec<Value>) -> Value {
         self.client.execute(script, arguments).await.unwrap()
+    }
+
+    /// The names of the cookies that the page's address would get.
+    pub(crate) async fn cookies(&self) -> Vec<String> {
+        let cookies = self.client.get_all_cookies().await.unwrap();
+        cookies.iter().map(|cookie| cookie.name().to_owned()).collect()
     }
 
     /// Opens a tab and goes there; gives the one that was left.

@@ -2,11 +2,14 @@
 //! It keeps no cookies and follows no redirects.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, LOCATION, SET_COOKIE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -104,13 +107,30 @@ impl Ask {
     }
 
     fn into_body(self) -> Sent {
-        let body = Full::new(self.body);
         if self.trailers.is_empty() {
-            body.boxed()
-        } else {
-            let trailers = self.trailers;
-            body.with_trailers(async move { Some(Ok(trailers)) }).boxed()
+            return Full::new(self.body).boxed();
         }
+        Trailed { body: Some(self.body), trailers: Some(self.trailers) }.boxed()
+    }
+}
+
+/// A body of no announced length, and its trailers.
+struct Trailed {
+    body: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Body for Trailed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = self.body.take().map(Frame::data);
+        let frame = frame.or_else(|| self.trailers.take().map(Frame::trailers));
+        Poll::Ready(frame.map(Ok))
     }
 }
 
@@ -122,7 +142,6 @@ pub(crate) struct Answer {
     /// The addresses that redirected here.
     pub(crate) hops: Vec<Url>,
     pub(crate) status: StatusCode,
-    pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) trailers: HeaderMap,
@@ -138,7 +157,6 @@ impl Answer {
             url,
             hops: Vec::new(),
             status: head.status,
-            version: head.version,
             headers: head.headers,
             body: collected.to_bytes(),
             trailers,

@@ -1,0 +1,199 @@
+//! Changes of one session on one worker. What comes while something is being saved is saved
+//! together, as the next version: many answers at once cost few writes, and a worker is at odds with
+//! other workers alone. A change that was taken is made, whether or not its browser waits for it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::super::Session;
+use super::super::cache::Opened;
+use super::super::change::{CommitRefused, Edit, Next, Unavailable};
+use super::super::lifetime::Lifetimes;
+use super::super::seal::SealError;
+use super::super::store::{Held, Made};
+use super::record::{Read, Records, Swapped};
+use super::ticket::Ticket;
+use crate::clock::Timestamp;
+
+/// How long a batch may take to be saved, with every try.
+const SAVE_TIME: Duration = Duration::from_secs(2);
+
+/// What waits to be saved.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: RefCell<Vec<Waiting>>,
+    busy: Cell<bool>,
+}
+
+type Outcome = Result<Made, CommitRefused>;
+
+struct Waiting {
+    edit: Edit,
+    now: Timestamp,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// What an edit would come to, if what it was applied to is the newest version.
+enum Verdict {
+    Changed,
+    Same,
+    End,
+    Refused(CommitRefused),
+}
+
+/// What became of a batch.
+enum Ended {
+    /// These are the outcomes, and this the session.
+    Settled(Rc<Opened>, Vec<Verdict>),
+    /// It does not fit; which edit is to blame is not known.
+    TooLarge(usize),
+}
+
+/// Saves the changes of sessions.
+pub(super) struct Saver {
+    records: Rc<Records>,
+    lifetimes: Lifetimes,
+}
+
+impl Saver {
+    pub(super) fn new(records: Rc<Records>, lifetimes: Lifetimes) -> Self {
+        Self { records, lifetimes }
+    }
+
+    /// Merges the edit into the newest version of the session.
+    pub(super) async fn change(
+        self: &Rc<Self>,
+        ticket: &Rc<Ticket>,
+        seen: &Rc<Opened>,
+        edit: Edit,
+        now: Timestamp,
+    ) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        ticket.queue.waiting.borrow_mut().push(Waiting { edit, now, reply });
+        if !ticket.queue.busy.replace(true) {
+            // A task of its own: a browser that goes away takes nobody's change with it.
+            let (saver, ticket, seen) = (self.clone(), ticket.clone(), seen.clone());
+            tokio::task::spawn_local(async move { saver.save_all(&ticket, &seen).await });
+        }
+        outcome.await.unwrap_or_else(|_| Err(stopped().into()))
+    }
+
+    async fn save_all(&self, ticket: &Rc<Ticket>, seen: &Rc<Opened>) {
+        loop {
+            let batch = std::mem::take(&mut *ticket.queue.waiting.borrow_mut());
+            if batch.is_empty() {
+                return ticket.queue.busy.set(false);
+            }
+            self.save(ticket, seen, batch).await;
+        }
+    }
+
+    /// Saves a batch, and tells everybody.
+    async fn save(&self, ticket: &Rc<Ticket>, seen: &Rc<Opened>, batch: Vec<Waiting>) {
+        let ended = self.settle(ticket, seen, &batch).await;
+        match ended {
+            Ok(Ended::Settled(opened, verdicts)) => {
+                for (Waiting { reply, .. }, verdict) in batch.into_iter().zip(verdicts) {
+                    let _ = reply.send(match verdict {
+                        Verdict::Changed => {
+                            Ok(Made::Held(Held { opened: opened.clone(), text: None }))
+                        }
+                        Verdict::Same => Ok(Made::Same),
+                        Verdict::End => Ok(Made::End),
+                        Verdict::Refused(refused) => Err(refused),
+                    });
+                }
+            }
+            Ok(Ended::TooLarge(_)) if batch.len() > 1 => {
+                for waiting in batch {
+                    Box::pin(self.save(ticket, seen, vec![waiting])).await;
+                }
+            }
+            Ok(Ended::TooLarge(bytes)) => refuse(batch, || CommitRefused::TooLarge(bytes)),
+            Err(CommitRefused::Unavailable(Unavailable(why))) => {
+                refuse(batch, || Unavailable(why.clone()).into());
+            }
+            Err(CommitRefused::NoSession) => refuse(batch, || CommitRefused::NoSession),
+            Err(_) => refuse(batch, || CommitRefused::Seal(SealError::Random)),
+        }
+    }
+
+    /// Applies a batch to the newest version.
+    async fn settle(
+        &self,
+        ticket: &Rc<Ticket>,
+        seen: &Rc<Opened>,
+        batch: &[Waiting],
+    ) -> Result<Ended, CommitRefused> {
+        let deadline = Instant::now() + SAVE_TIME;
+        let mut current = ticket.known().map_or_else(|| seen.clone(), |known| known.opened);
+        loop {
+            let (next, verdicts) = self.apply(&current.session, batch);
+            let too_large = match next {
+                None => None,
+                Some(next) => {
+                    let base = current.session.version;
+                    match self.records.swap(ticket, base, next, deadline).await {
+                        Ok(Swapped::Done(opened)) => return Ok(Ended::Settled(opened, verdicts)),
+                        Ok(Swapped::Gone) => return Err(CommitRefused::NoSession),
+                        Ok(Swapped::Newer) => None,
+                        Err(CommitRefused::TooLarge(bytes)) => Some(bytes),
+                        Err(error) => return Err(error),
+                    }
+                }
+            };
+            // Nothing to write, or nothing that can be: true of the newest version alone.
+            match self.records.read(ticket, deadline).await? {
+                Read::Gone => return Err(CommitRefused::NoSession),
+                Read::Newer(newer) => current = newer,
+                Read::Same(same) if same.session.version != current.session.version => {
+                    current = same;
+                }
+                Read::Same(same) => match too_large {
+                    Some(bytes) => return Ok(Ended::TooLarge(bytes)),
+                    None => return Ok(Ended::Settled(same, verdicts)),
+                },
+            }
+        }
+    }
+
+    /// The session with every edit of a batch that may be made, if any changes it. Nothing comes
+    /// after an end.
+    fn apply(&self, base: &Session, batch: &[Waiting]) -> (Option<Session>, Vec<Verdict>) {
+        let (mut session, mut changed, mut ended) = (base.clone(), false, false);
+        let verdicts = batch.iter().map(|Waiting { edit, now, .. }| {
+            if ended || !self.lifetimes.allow(base, *now) {
+                return Verdict::Refused(CommitRefused::NoSession);
+            }
+            match edit.apply(&session) {
+                Ok(Next::Session(next)) => {
+                    session = next;
+                    changed = true;
+                    Verdict::Changed
+                }
+                Ok(Next::Same) => Verdict::Same,
+                Ok(Next::End) => {
+                    ended = true;
+                    Verdict::End
+                }
+                Err(refused) => Verdict::Refused(refused.into()),
+            }
+        });
+        let verdicts = verdicts.collect();
+        session.version = base.version + 1;
+        (changed.then_some(session), verdicts)
+    }
+}
+
+fn refuse(batch: Vec<Waiting>, why: impl Fn() -> CommitRefused) {
+    for Waiting { reply, .. } in batch {
+        let _ = reply.send(Err(why()));
+    }
+}
+
+fn stopped() -> Unavailable {
+    Unavailable("the gateway is stopping".to_owned())
+}

@@ -1,0 +1,261 @@
+//! One exchange: over TCP, TLS and unix sockets, with the next upstream where one is down, and
+//! within its time.
+
+use tokio::net::UnixListener;
+
+use super::*;
+
+/// An address at which nobody listens.
+async fn nobody() -> UpstreamUrl {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    UpstreamUrl::Http { host: "127.0.0.1".to_owned(), port }
+}
+
+#[tokio::test]
+async fn upstreams_take_turns() {
+    local(async {
+        let (one, _) = answering(ok("one")).await;
+        let (other, _) = answering(ok("other")).await;
+        let upstreams = with(vec![one, other], &sample::limits(), roots());
+        let mut got = Vec::new();
+        for _ in 0..4 {
+            got.push(get(&upstreams, "/").await.unwrap());
+        }
+        assert_eq!(got, ["one", "other", "one", "other"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn where_one_upstream_is_down_the_next_is_asked_with_the_whole_request() {
+    local(async {
+        let (url, _) = listen(|mut stream, _| async move {
+            let mut rest = Vec::new();
+            while head(&mut stream, &mut rest).await.is_some() {
+                while !rest.ends_with(b"0\r\n\r\n") {
+                    stream.read_buf(&mut rest).await.unwrap();
+                }
+                let body = String::from_utf8(std::mem::take(&mut rest)).unwrap();
+                stream.write_all(ok(&body).as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let upstreams = with(vec![nobody().await, url, nobody().await], &sample::limits(), roots());
+        for _ in 0..6 {
+            let (feed, body) = streaming();
+            feed.send("all of it".into()).unwrap();
+            drop(feed);
+            let mut request = request("POST", "/", body);
+            let chunked = http::HeaderValue::from_static("chunked");
+            request.headers_mut().insert("transfer-encoding", chunked);
+            let response = upstreams.send(0, request).await.unwrap();
+            assert_eq!(text(response).await.unwrap(), "9\r\nall of it\r\n0\r\n\r\n");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn where_all_are_down_the_last_ones_error_is_told() {
+    local(async {
+        let (one, other) = (nobody().await, nobody().await);
+        let upstreams = with(vec![one, other.clone()], &sample::limits(), roots());
+        let failed =
+            upstreams.send(0, request("GET", "/", Body::Empty)).await.map(|it| it.status());
+        let Err(UpstreamError::Connect { upstream, source }) = failed else { panic!("{failed:?}") };
+        assert_eq!((upstream, source.kind()), (other, std::io::ErrorKind::ConnectionRefused));
+        let none = upstreams.send(1, request("GET", "/", Body::Empty)).await;
+        assert!(matches!(none, Err(UpstreamError::None)));
+    })
+    .await;
+}
+
+fn hurried() -> Limits {
+    Limits {
+        response_time: Duration::from_millis(150),
+        connect_time: Duration::from_millis(150),
+        ..sample::limits()
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_answer_is_late() {
+    local(async {
+        for begin in ["", "HTTP/1.1 200", "HTTP/1.1 103 Early Hints\r\n\r\n"] {
+            let (url, _) = listen(move |mut stream, _| async move {
+                head(&mut stream, &mut Vec::new()).await;
+                stream.write_all(begin.as_bytes()).await.unwrap();
+                sleep(Duration::from_secs(20)).await;
+            })
+            .await;
+            let upstreams = with(vec![url], &hurried(), roots());
+            let begun = Instant::now();
+            let late =
+                upstreams.send(0, request("GET", "/", Body::Empty)).await.map(|it| it.status());
+            assert!(matches!(late, Err(UpstreamError::Late { .. })), "{late:?}");
+            assert!(begun.elapsed() < Duration::from_secs(2));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_is_not_late_while_it_still_receives() {
+    local(async {
+        let (url, _) = listen(|mut stream, _| async move {
+            let mut rest = Vec::new();
+            while !rest.ends_with(b"0\r\n\r\n") {
+                stream.read_buf(&mut rest).await.unwrap();
+            }
+            stream.write_all(ok("got it").as_bytes()).await.unwrap();
+        })
+        .await;
+        let upstreams = with(vec![url], &hurried(), roots());
+        let (feed, body) = streaming();
+        spawn_local(async move {
+            for _ in 0..8 {
+                feed.send("a piece".into()).unwrap();
+                sleep(Duration::from_millis(60)).await;
+            }
+        });
+        let mut slow = request("POST", "/", body);
+        let chunked = http::HeaderValue::from_static("chunked");
+        slow.headers_mut().insert("transfer-encoding", chunked);
+        let response = upstreams.send(0, slow).await.unwrap();
+        assert_eq!(text(response).await.unwrap(), "got it");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_response_may_take_as_long_as_it_likes_once_it_has_begun() {
+    local(async {
+        let (url, _) = listen(|mut stream, _| async move {
+            head(&mut stream, &mut Vec::new()).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n").await.unwrap();
+            for _ in 0..3 {
+                sleep(Duration::from_millis(200)).await;
+                stream.write_all(b"ok").await.unwrap();
+            }
+        })
+        .await;
+        assert_eq!(get(&with(vec![url], &hurried(), roots()), "/").await.unwrap(), "okokok");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_app_on_a_unix_socket_is_asked() {
+    local(async {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut rest = Vec::new();
+            while let Some(head) = head(&mut stream, &mut rest).await {
+                stream.write_all(ok(path_of(&head)).as_bytes()).await.unwrap();
+            }
+        });
+        let upstreams = to(&UpstreamUrl::Unix(path));
+        for asked in ["/a?b=c", "/d"] {
+            assert_eq!(get(&upstreams, asked).await.unwrap(), asked);
+        }
+        let nowhere = to(&UpstreamUrl::Unix(directory.path().join("none.sock")));
+        let failed = nowhere.send(0, request("GET", "/", Body::Empty)).await.map(|it| it.status());
+        assert!(matches!(failed, Err(UpstreamError::Connect { .. })));
+    })
+    .await;
+}
+
+/// An https upstream on loopback whose certificate is for `name`; with the certificate.
+async fn encrypted(name: &str) -> (u16, rustls::RootCertStore) {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let mut store = roots();
+    store.add(made.cert.der().clone()).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let (url, _) = listen(move |stream, _| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let mut rest = Vec::new();
+            while head(&mut stream, &mut rest).await.is_some() {
+                stream.write_all(ok("encrypted").as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        }
+    })
+    .await;
+    let UpstreamUrl::Http { port, .. } = url else { panic!() };
+    (port, store)
+}
+
+#[tokio::test]
+async fn an_https_upstream_is_asked_if_its_certificate_is_good_for_its_name() {
+    local(async {
+        let https = |host: &str, port| UpstreamUrl::Https { host: host.to_owned(), port };
+        for host in ["localhost", "127.0.0.1"] {
+            let (port, store) = encrypted(host).await;
+            let upstreams = with(vec![https(host, port)], &sample::limits(), store.clone());
+            for _ in 0..2 {
+                assert_eq!(get(&upstreams, "/").await.unwrap(), "encrypted");
+            }
+            let other = if host == "localhost" { "127.0.0.1" } else { "localhost" };
+            for (host, store) in [(other, store), (host, roots())] {
+                let upstreams = with(vec![https(host, port)], &sample::limits(), store);
+                let failed =
+                    upstreams.send(0, request("GET", "/", Body::Empty)).await.map(|it| it.status());
+                assert!(matches!(failed, Err(UpstreamError::Connect { .. })), "{failed:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_ends_is_given_up() {
+    local(async {
+        let (url, _) = listen(|stream, _| async move {
+            sleep(Duration::from_secs(20)).await;
+            drop(stream);
+        })
+        .await;
+        let UpstreamUrl::Http { host, port } = url else { panic!() };
+        let upstreams = with(vec![UpstreamUrl::Https { host, port }], &hurried(), roots());
+        let failed =
+            upstreams.send(0, request("GET", "/", Body::Empty)).await.map(|it| it.status());
+        let Err(UpstreamError::Connect { source, .. }) = failed else { panic!("{failed:?}") };
+        assert_eq!(source.kind(), std::io::ErrorKind::TimedOut);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_target_and_every_byte_of_both_bodies_pass() {
+    local(async {
+        let (url, _) = listen(|mut stream, _| async move {
+            let mut rest = Vec::new();
+            let head = head(&mut stream, &mut rest).await.unwrap();
+            while rest.len() < 100_000 {
+                stream.read_buf(&mut rest).await.unwrap();
+            }
+            let sum: u64 = rest.iter().map(|byte| u64::from(*byte)).sum();
+            stream.write_all(ok(&format!("{} {sum}", path_of(&head))).as_bytes()).await.unwrap();
+        })
+        .await;
+        let body: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
+        let sum: u64 = body.iter().map(|byte| u64::from(*byte)).sum();
+        let sent = to(&url).send(0, request("POST", "/%C3%AB;x//y?q=%zz&r", body.into())).await;
+        assert_eq!(text(sent.unwrap()).await.unwrap(), format!("/%C3%AB;x//y?q=%zz&r {sum}"));
+    })
+    .await;
+}

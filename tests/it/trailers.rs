@@ -1,0 +1,181 @@
+//! Updates that come late: in the trailers of a response, or after its client has gone.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::support::jar::From;
+use crate::support::wire::Connection;
+use crate::support::{
+    Answer, App, Ask, Browser, Gateway, PROTOCOLS, Protocol, Provider, Raw, Reply, until,
+};
+
+/// Asks with the browser's cookies on a connection of its own, and is not there for the answer
+/// when the task is aborted.
+async fn on_its_own(browser: &Browser, protocol: Protocol, ask: Ask) -> JoinHandle<()> {
+    let url = browser.url(&ask.target);
+    let cookies = browser.jar().line(&url, From::SameSite).unwrap();
+    let connection = Connection::open(&url, protocol).await.unwrap();
+    tokio::spawn(async move {
+        let _ = connection.start(&url, ask.header("cookie", cookies)).await;
+    })
+}
+
+/// Waits until an app that is told the session on `/` is told this of one of its members.
+async fn sees(browser: &Browser, app: &App, member: &str, expected: &serde_json::Value) {
+    until(&format!("the session's {member} is {expected}"), async || {
+        browser.fetch("/").await;
+        (&app.last().session()?[member] == expected).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_update_in_a_trailer_is_kept_and_the_browser_is_told_nothing_of_it() {
+    for protocol in PROTOCOLS {
+        let provider = Provider::start().await;
+        let app = App::start(|seen| match seen.path() {
+            "/set" => Reply::new(200)
+                .header("Trailer", "Server-Timing, X-Session-Update")
+                .body("set")
+                .trailer("X-Session-Update", r#"{"theme":"dark"}"#)
+                .trailer("Server-Timing", "db;dur=1")
+                .trailer("x_session_update", r#"{"theme":"light"}"#),
+            "/end" => Reply::new(200).body("bye").trailer("X-Session-Update", "null"),
+            _ => Reply::new(200),
+        })
+        .await;
+        let gateway = Gateway::with(&provider).route("/", &app).start().await;
+        let zoe = gateway.browser_over(protocol);
+        zoe.log_in("zoe", "/").await;
+
+        let answer: Answer = zoe.ask(Ask::fetch("/set").header("te", "trailers")).await;
+        assert_eq!(answer.text(), "set");
+        assert_eq!(answer.header("trailer"), Some("Server-Timing"));
+        let names: Vec<_> = answer.trailers.keys().map(http::HeaderName::as_str).collect();
+        assert_eq!(names, ["server-timing"], "{protocol:?}");
+        assert!(answer.set_cookies().is_empty(), "its head had gone");
+
+        let next = zoe.fetch("/").await;
+        assert_eq!(app.last().session().unwrap()["theme"], "dark");
+        assert!(next.set_cookie("__Host-session").is_some(), "the newer cookie comes later");
+        assert!(gateway.metric("vestibule_session_updates_applied_total").await == 1);
+
+        zoe.fetch("/end").await;
+        assert_eq!(zoe.fetch("/").await.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_update_in_a_trailer_is_refused_like_one_in_the_header() {
+    let provider = Provider::start().await;
+    let app = App::start(|seen| match seen.path() {
+        "/json" => Reply::new(200).body("x").trailer("X-Session-Update", "{"),
+        "/key" => Reply::new(200).body("x").trailer("X-Session-Update", r#"{"theme":1}"#),
+        _ => Reply::new(200),
+    })
+    .await;
+    let gateway = Gateway::with(&provider)
+        .route("/", &app)
+        .route_with("/key", &app, "session_update = [\"other\"]")
+        .route_with("/json/open", &app, "access = \"public\"")
+        .start()
+        .await;
+    let zoe = gateway.browser();
+    zoe.log_in("zoe", "/").await;
+    for (path, reason) in [("/json", "not_json"), ("/key", "key_not_allowed")] {
+        assert_eq!(zoe.fetch(path).await.text(), "x");
+        let route = if path == "/key" { "/key" } else { "/" };
+        gateway.logged(&["refused", reason, &format!("route=\"{route}\"")]).await;
+        let metric = format!("vestibule_session_updates_refused_total{{reason=\"{reason}\"}}");
+        assert_eq!(gateway.metric(&metric).await, 1, "{reason}");
+    }
+    zoe.fetch("/").await;
+    assert!(app.last().session().unwrap().get("theme").is_none());
+}
+
+#[tokio::test]
+async fn slow_updates_whose_clients_have_left_are_all_kept() {
+    const CLIENTS: usize = 50;
+    for protocol in PROTOCOLS {
+        let provider = Provider::start().await;
+        let app = App::start_later(async |seen| {
+            if seen.path() == "/" {
+                return Reply::new(200);
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            match seen.path() {
+                "/head" => Reply::new(201).update(r#"{"n":{"$add":1}}"#),
+                _ => Reply::new(201).body("x").trailer("X-Session-Update", r#"{"n":{"$add":1}}"#),
+            }
+        })
+        .await;
+        let gateway = Gateway::with(&provider).route("/", &app).start().await;
+        let zoe = gateway.browser();
+        zoe.log_in("zoe", "/").await;
+
+        let before = app.seen().len();
+        let mut clients = Vec::new();
+        for number in 0..CLIENTS {
+            let ask = match number % 3 {
+                0 => Ask::fetch("/head"),
+                1 => Ask::post("/head", "a body"),
+                _ => Ask::fetch("/trailer"),
+            };
+            clients.push(on_its_own(&zoe, protocol, ask).await);
+        }
+        until("the app was asked by all", async || {
+            (app.seen().len() == before + CLIENTS).then_some(())
+        })
+        .await;
+        assert!(clients.iter().all(|client| !client.is_finished()), "all are waiting");
+        clients.iter().for_each(JoinHandle::abort);
+
+        sees(&zoe, &app, "n", &json!(CLIENTS)).await;
+        gateway.access_line(&[" 201 ", "/head", "upstream=2"]).await;
+        let lines = async || {
+            let lines = gateway.output().lines().filter(|line| line.contains(" 201 ")).count();
+            (lines == CLIENTS).then_some(())
+        };
+        until("each request has its line", lines).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_whose_client_has_left_is_never_sent_on_as_if_it_were_whole() {
+    let provider = Provider::start().await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let app = App::by_hand(move |mut peer| {
+        let tell = tell.clone();
+        async move {
+            while let Some(mut seen) = peer.head().await {
+                if seen.path() == "/" {
+                    peer.record(&seen);
+                    peer.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                    continue;
+                }
+                tell.send("asked").unwrap();
+                let whole = peer.body(&mut seen).await.is_some();
+                tell.send(if whole { "whole" } else { "broken off" }).unwrap();
+                return;
+            }
+        }
+    })
+    .await;
+    let gateway = Gateway::with(&provider).route("/", &app).start().await;
+    let zoe = gateway.browser_over(Protocol::Http1);
+    zoe.log_in("zoe", "/").await;
+    let cookies = zoe.jar().line(&zoe.url("/"), From::SameSite).unwrap();
+    for framing in
+        ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"]
+    {
+        let host = crate::support::wire::authority_of(&gateway.url);
+        let mut raw = Raw::open(&gateway).await;
+        let head = format!("POST /up HTTP/1.1\r\nHost: {host}\r\nCookie: {cookies}\r\n{framing}");
+        raw.send(head).await;
+        assert_eq!(told.recv().await, Some("asked"));
+        drop(raw);
+        assert_eq!(told.recv().await, Some("broken off"), "{framing}");
+    }
+}
