@@ -176,7 +176,7 @@ impl Gateway {
         let outcome = match answer {
             Ok(Answer { response, update }) => {
                 if let Some(update) = update {
-                    self.commit(update, &mut visit, route, id).await;
+                    Box::pin(self.commit(update, &mut visit, route, id)).await;
                 }
                 let later = || self.clone().commit_later(&visit, route, id);
                 Ok(self.forward.deliver(response, way, visit.opened(), later))
