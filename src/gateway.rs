@@ -129,9 +129,14 @@ impl Gateway {
             Target::Upstream(index) => index,
             Target::Auth(endpoint) => {
                 seen.route = RouteLabel::Auth;
-                *visit =
-                    self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
-                return self.login.serve(endpoint, asked, visit).await.map(Next::Respond);
+                if endpoint.looks_at_session() {
+                    *visit = self
+                        .sessions
+                        .load(&head.headers, now)
+                        .await
+                        .map_err(sessions_unavailable)?;
+                }
+                return self.login.serve(endpoint, asked, body, visit).await.map(Next::Respond);
             }
         };
         let route = self.config.routes.get(index).ok_or_else(misdirected)?;
@@ -234,9 +239,10 @@ impl Gateway {
         tracing::warn!(route, reason, request_id, "an app's X-Session-Update was refused");
     }
 
-    /// Ends when no request goes on without its client.
+    /// Ends when no request goes on without its client, and no refresh.
     pub async fn settled(&self) {
         self.forward.settled().await;
+        self.login.settled().await;
     }
 
     /// hyper counts the fields of an HTTP/1.1 head, nobody those of HTTP/2, where a browser may
