@@ -130,13 +130,13 @@ impl Gateway {
             Target::Auth(endpoint) => {
                 seen.route = RouteLabel::Auth;
                 if endpoint.looks_at_session() {
-                    *visit = self
-                        .sessions
-                        .load(&head.headers, now)
-                        .await
-                        .map_err(sessions_unavailable)?;
+                    let loaded = self.sessions.load(&head.headers, now).await;
+                    *visit = loaded.map_err(sessions_unavailable)?;
                 }
-                return self.login.serve(endpoint, asked, body, visit).await.map(Next::Respond);
+                // Boxed, as all that is rare: a request's future is moved and kept by hyper, and
+                // would be five times as large.
+                let served = Box::pin(self.login.serve(endpoint, asked, body, visit));
+                return served.await.map(Next::Respond);
             }
         };
         let route = self.config.routes.get(index).ok_or_else(misdirected)?;
@@ -146,7 +146,7 @@ impl Gateway {
         }
         // Before the verdict: it is spoken over the claims as they are now (CVE-2021-41230).
         if route.access_token {
-            self.login.refresh(visit, now).await?;
+            Box::pin(self.login.refresh(visit, now)).await?;
         }
         match judge(route, visit.session().map(|session| &session.identity)) {
             Verdict::Allow => {}

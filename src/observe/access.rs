@@ -117,6 +117,10 @@ impl AccessLog {
     /// Adds a line.
     pub fn write(&self, line: &AccessLine<'_>) {
         let mut buffer = self.buffer.borrow_mut();
+        if buffer.capacity() == 0 {
+            // At once: growing to it would copy every line several times.
+            buffer.reserve(FULL + LONGEST_PATH);
+        }
         // Writing to a string does not fail.
         let _ = match self.format {
             LogFormat::Text => text(&mut buffer, line),

@@ -66,7 +66,7 @@ impl Scene {
     async fn ask(&self, requests: usize) -> BTreeSet<u16> {
         let browsers = self.zoe.iter().cycle().take(requests);
         let asked = browsers.map(|zoe| async { zoe.fetch("/token").await.status.as_u16() });
-        join_all(asked.collect()).await.into_iter().collect()
+        join_all(asked).await.into_iter().collect()
     }
 
     async fn data_survives(&self) {

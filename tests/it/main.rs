@@ -32,6 +32,7 @@ mod process;
 mod redirects;
 mod session;
 mod stripping;
+mod three_gateways;
 mod tls;
 mod trailers;
 mod update;
