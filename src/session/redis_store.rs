@@ -130,10 +130,13 @@ impl RedisStore {
         let deadline = Instant::now() + WRITE_TIME;
         let expires = self.lifetimes.end(&session);
         // First where it is found by its user's logout elsewhere: no session escapes that.
-        self.index
-            .add(&session, session.created_at.plus(self.lifetimes.absolute), deadline)
-            .await?;
-        let opened = self.records.create(&ticket, session, expires, deadline).await?;
+        let last = session.created_at.plus(self.lifetimes.absolute);
+        let opened = if self.index.add(&session, last, deadline).await? {
+            self.records.create(&ticket, session, expires, deadline).await?
+        } else {
+            // It ended while the login was under way: the next request finds that out.
+            Rc::new(Opened::with_ticket(Arc::new(session), Some(ticket.clone())))
+        };
         self.cache.borrow_mut().put(ticket.text.as_bytes().into(), ticket.clone());
         Ok(Held { opened, text: Some(ticket.text.clone()) })
     }

@@ -36,6 +36,8 @@ impl Ending {
 
     /// Carries it out. It may be run again, and ends what is left.
     pub(super) async fn run(&self) -> Result<(), Unavailable> {
+        // First: what is saved from now on is held against it, what was saved before is found.
+        self.index.mark(&self.logout, deadline()).await?;
         loop {
             let found = self.index.find(&self.logout, deadline()).await?;
             if found.is_empty() {

@@ -16,11 +16,21 @@ use super::writer::{Saved, Write, Writer};
 use crate::clock::Timestamp;
 use crate::config::value::Secret;
 
-/// A sorted set, by the time of the login. What has expired by its age goes with each new one.
+/// A sorted set, by the time of the login. What has expired by its age goes with each new one. A login
+/// that was under way at a logout that has been carried out comes too late.
 const ADD: &str = "
+local ended = redis.call('GET', KEYS[2])
+if ended and tonumber(ended) >= tonumber(ARGV[1]) then return {'gone', online()} end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIREAT', KEYS[1], ARGV[4])
+return {'done', online()}";
+
+/// Sessions up to this time end.
+const MARK: &str = "
+local known = redis.call('GET', KEYS[1])
+local before = math.max(tonumber(known or 0), tonumber(ARGV[1]))
+redis.call('SET', KEYS[1], string.format('%.0f', before), 'PX', ARGV[2])
 return {'done', online()}";
 
 /// The oldest first, so many at a time.
@@ -38,6 +48,10 @@ return {'done', online()}";
 const KEEP: &str = "
 redis.call('SET', KEYS[1], '', 'PXAT', ARGV[1])
 return {'done', online()}";
+
+/// Milliseconds for which a logout is held against new sessions: longer than a login is under way
+/// between its callback and its session.
+const MARKED: u64 = 600_000;
 
 /// Milliseconds for which a logout is being obeyed: if its gateway dies over it, it may come again.
 const CLAIMED: u64 = 10_000;
@@ -60,25 +74,36 @@ impl Index {
         Self { link, writer, key, find: Script::new(FIND), remove: Script::new(REMOVE) }
     }
 
-    /// A session that will have expired at `expires`, whatever happens.
+    /// A session that will have expired at `expires`, whatever happens. Whether it has not ended by
+    /// now.
     pub(super) async fn add(
         &self,
         session: &Session,
         expires: Timestamp,
         deadline: Instant,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<bool, Unavailable> {
         let life = expires.since(session.created_at);
         let oldest = session.created_at.0.saturating_sub(life.as_secs());
         for name in self.names(&session.identity) {
-            let mut write = Write::new(ADD, &[name]);
+            let ended = ended(&name);
+            let mut write = Write::new(ADD, &[name, ended]);
             write
                 .arg(session.created_at.0)
                 .arg(session.id.to_string())
                 .arg(oldest)
                 .arg(expires.0.saturating_mul(1000));
-            self.writer.save(&write, deadline).await?;
+            if self.writer.save(&write, deadline).await? == Saved::Gone {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// From now on [`Self::add`] holds new sessions against this logout.
+    pub(super) async fn mark(&self, logout: &Logout, deadline: Instant) -> Result<(), Unavailable> {
+        let mut write = Write::new(MARK, &[ended(&self.sessions(logout))]);
+        write.arg(logout.issued_at.0).arg(MARKED);
+        self.writer.save(&write, deadline).await.map(drop)
     }
 
     /// Some of the sessions that a logout ends, as [`Self::add`] wrote them; none when all are gone.
@@ -140,6 +165,11 @@ impl Index {
     fn name(&self, kind: &str, issuer: &str, value: &str) -> String {
         let tag = hmac::sign(&self.key, format!("{kind}\0{issuer}\0{value}").as_bytes());
         let tag = base64_simd::URL_SAFE_NO_PAD.encode_to_string(tag);
-        format!("{}{kind}:{tag}", self.link.prefix())
+        format!("{}{kind}:{{{tag}}}", self.link.prefix())
     }
+}
+
+/// Where the last logout stands, beside the sessions: in one slot of a cluster.
+fn ended(name: &str) -> String {
+    format!("{name}:ended")
 }

@@ -8,6 +8,7 @@ use vestibule::config::value::Secret;
 use vestibule::session::{Change, CommitRefused};
 
 use super::endings::{
+    a_login_under_way_at_the_providers_logout_does_not_escape_it,
     a_logout_by_the_provider_ends_whom_it_names_up_to_its_time,
     a_logout_by_the_provider_is_obeyed_once, many_sessions_of_one_user_end_together,
     one_at_a_time_has_the_turn, what_was_under_way_at_the_providers_logout_brings_nothing_back,
@@ -53,6 +54,7 @@ claims! {
     a_logout_by_the_provider_is_obeyed_once,
     what_was_under_way_at_the_providers_logout_brings_nothing_back,
     many_sessions_of_one_user_end_together,
+    a_login_under_way_at_the_providers_logout_does_not_escape_it,
     one_at_a_time_has_the_turn,
 }
 

@@ -135,6 +135,36 @@ pub(super) async fn many_sessions_of_one_user_end_together(store: &Store) {
     }
 }
 
+pub(super) async fn a_login_under_way_at_the_providers_logout_does_not_escape_it(store: &Store) {
+    let now = Timestamp::now();
+    let gateway = store.gateway();
+    let (here, there) = (gateway.worker(), gateway.worker());
+    // A gateway that has heard nothing of what others ended, where Redis tells it all.
+    let deaf = || if store.is_redis() { store.worker() } else { gateway.worker() };
+    for round in 0_u32..60 {
+        let claims = json!({ "sub": round.to_string(), "sid": format!("sid-{round}") });
+        let whose = if round % 2 == 0 {
+            user(&round.to_string())
+        } else {
+            sign_in(&format!("sid-{round}"))
+        };
+        let login = signed_in(&here, claims, now);
+        let ending = async {
+            // At every moment of the login, and after it.
+            tokio::time::sleep(Duration::from_micros(u64::from(round) * 50)).await;
+            assert!(there.end_all(&logout(&round.to_string(), whose, now), now).await);
+        };
+        let (jar, ()) = tokio::join!(login, ending);
+        assert_eq!(deaf().view(&jar, now).await, None, "{round}");
+    }
+    // And one that comes when all is done.
+    let late = signed_in(&here, json!({ "sub": "2", "sid": "late" }), now).await;
+    assert_eq!(deaf().view(&late, now).await, None);
+    let after = now.plus(Duration::from_secs(1));
+    let later = signed_in(&here, json!({ "sub": "2", "sid": "later" }), after).await;
+    assert!(deaf().view(&later, after).await.is_some());
+}
+
 pub(super) async fn one_at_a_time_has_the_turn(store: &Store) {
     let now = Timestamp::now();
     let gateway = store.gateway();
