@@ -129,11 +129,13 @@ impl Gateway {
             Target::Upstream(index) => index,
             Target::Auth(endpoint) => {
                 seen.route = RouteLabel::Auth;
-                *visit =
-                    self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
+                if endpoint.looks_at_session() {
+                    let loaded = self.sessions.load(&head.headers, now).await;
+                    *visit = loaded.map_err(sessions_unavailable)?;
+                }
                 // Boxed, as all that is rare: a request's future is moved and kept by hyper, and
                 // would be five times as large.
-                let served = Box::pin(self.login.serve(endpoint, asked, visit));
+                let served = Box::pin(self.login.serve(endpoint, asked, body, visit));
                 return served.await.map(Next::Respond);
             }
         };
@@ -237,9 +239,10 @@ impl Gateway {
         tracing::warn!(route, reason, request_id, "an app's X-Session-Update was refused");
     }
 
-    /// Ends when no request goes on without its client.
+    /// Ends when no request goes on without its client, and no refresh.
     pub async fn settled(&self) {
         self.forward.settled().await;
+        self.login.settled().await;
     }
 
     /// hyper counts the fields of an HTTP/1.1 head, nobody those of HTTP/2, where a browser may

@@ -6,6 +6,7 @@
 //! | `begin` | how is a browser sent to the provider? |
 //! | `callback` | is the provider's answer good? |
 //! | `logout` | how does a session end, here and there? |
+//! | `backchannel`, `logout_token` | what if the provider ends it? |
 //! | `refresh` | how do many requests share one refresh? |
 //! | `attempt` | what is remembered of a login under way? |
 //! | `parameters` | what did the query say? |
@@ -17,11 +18,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::config::value::Origin;
@@ -30,12 +32,14 @@ use crate::observe::metrics::WorkerMetrics;
 use crate::session::{Sealer, Sessions, Unavailable, Visit};
 
 mod attempt;
+mod backchannel;
 mod begin;
 mod callback;
 mod client_authentication;
 mod http_client;
 mod id_token;
 mod logout;
+mod logout_token;
 mod metadata;
 mod parameters;
 pub mod provider;
@@ -58,6 +62,8 @@ pub enum Endpoint {
     Logout,
     /// Shows the session.
     Profile,
+    /// Takes the provider's word that sessions have ended.
+    BackchannelLogout,
 }
 
 impl Endpoint {
@@ -68,8 +74,14 @@ impl Endpoint {
             "callback" => Some(Self::Callback),
             "logout" => Some(Self::Logout),
             "profile" => Some(Self::Profile),
+            "backchannel-logout" => Some(Self::BackchannelLogout),
             _ => None,
         }
+    }
+
+    /// Whether it is a browser's, whose session it looks at.
+    pub fn looks_at_session(self) -> bool {
+        self != Self::BackchannelLogout
     }
 }
 
@@ -114,19 +126,27 @@ impl Login {
         Self { config, provider, sealer, sessions, refreshes, metrics }
     }
 
-    /// Serves an endpoint.
+    /// Serves an endpoint. Only one looks at the body.
     ///
     /// # Errors
     /// A page of its own, for whatever is wrong with the request, the answer or the provider.
-    pub async fn serve(
+    pub async fn serve<B>(
         &self,
         endpoint: Endpoint,
         asked: Asked<'_>,
+        body: B,
         visit: &mut Visit,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> Result<Response<Body>, Failure>
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<BodyError>>,
+    {
+        let only = match endpoint {
+            Endpoint::BackchannelLogout => Method::POST,
+            _ => Method::GET,
+        };
         let method = &asked.request.method;
-        if method != Method::GET && (method != Method::HEAD || endpoint != Endpoint::Profile) {
-            return Ok(get_only());
+        if *method != only && (method != Method::HEAD || endpoint != Endpoint::Profile) {
+            return Ok(method_not_allowed(&only));
         }
         match endpoint {
             Endpoint::Login => self.login(asked),
@@ -134,6 +154,9 @@ impl Login {
             Endpoint::Callback => Box::pin(self.callback(asked, visit)).await,
             Endpoint::Logout => Box::pin(self.logout(asked, visit)).await,
             Endpoint::Profile => self.profile(visit),
+            Endpoint::BackchannelLogout => {
+                Box::pin(self.backchannel_logout(asked.request, body, asked.now)).await
+            }
         }
     }
 
@@ -149,7 +172,7 @@ impl Login {
         let mut response = Response::new(Body::from(json));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
 
@@ -172,16 +195,17 @@ fn see_other(location: &str) -> Response<Body> {
     if let Ok(location) = HeaderValue::from_str(location) {
         response.headers_mut().insert(LOCATION, location);
     }
-    response
-        .headers_mut()
-        .insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-fn get_only() -> Response<Body> {
+fn method_not_allowed(only: &Method) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    let allow = if *only == Method::POST { "POST" } else { "GET" };
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, HeaderValue::from_static(allow));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

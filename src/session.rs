@@ -13,6 +13,7 @@
 //! | `cookie` | how does it look on the wire? |
 //! | `seal` | how is it kept from being read or made by others? |
 //! | `memory` | what is newer than the cookie? |
+//! | `logouts` | whose sessions has the provider ended? |
 //! | `cache` | has this worker just opened that cookie? |
 //! | `following` | does what outlives its request outlive the session? |
 
@@ -30,6 +31,7 @@ pub mod cookie;
 mod cookie_store;
 mod following;
 pub mod lifetime;
+pub mod logouts;
 pub mod memory;
 pub mod redis_store;
 pub mod seal;
@@ -39,9 +41,11 @@ pub mod update;
 pub use cache::Opened;
 pub use change::{Change, CommitRefused, Unavailable};
 pub use following::Followed;
+pub use logouts::{Logout, LogoutRefused, Whose};
 pub use memory::Memory;
+pub use redis_store::Lease;
 pub use seal::{Purpose, Sealer};
-pub use store::{Sessions, Visit};
+pub use store::{Sessions, Turn, Visit};
 pub use update::SessionUpdate;
 
 /// A session's name: 128 random bits.

@@ -1,5 +1,6 @@
 //! Whether an ID token is good (OpenID Connect Core, section 3.1.3.7), by the keys that the provider
-//! publishes. The one file that knows `openidconnect`; it makes no call and reads no clock.
+//! publishes, and whether those keys have signed any other JWT. The one file that knows
+//! `openidconnect`; it makes no call and reads no clock.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -13,13 +14,14 @@ use openidconnect::{
 };
 use serde_json::{Map, Value};
 
+use super::logout_token;
 use crate::clock::Timestamp;
 use crate::config;
 
 /// How far the provider's clock may be off, in seconds.
-const LEEWAY: u64 = 60;
-/// The longest ID token that is looked at, in bytes.
-const MAX_ID_TOKEN: usize = 16 * 1024;
+pub(super) const LEEWAY: u64 = 60;
+/// The longest token that is looked at, in bytes.
+const MAX_TOKEN: usize = 16 * 1024;
 
 /// Signatures that only the holder of a private key can make. SECURITY: `none` and HS256 are not
 /// among them (CVE-2024-33531), whatever a token or the provider says.
@@ -56,6 +58,63 @@ impl Keys {
         let keys: Vec<_> = keys.keys().iter().filter(public).cloned().collect();
         if keys.is_empty() { Err(KeysError::Empty) } else { Ok(Self(CoreJsonWebKeySet::new(keys))) }
     }
+
+    /// The claims of a JWT (RFC 7519) that one of these keys has signed, whose `typ` is one of
+    /// `kinds` or is not said. What the claims say is not looked at.
+    pub(super) fn open(
+        &self,
+        token: &str,
+        kinds: &[&str],
+    ) -> Result<Map<String, Value>, Unverified> {
+        if token.len() > MAX_TOKEN {
+            return Err(bad("it is too long"));
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or_else(|| bad("it is no JWT"))?;
+        let (header, claims) = signed.split_once('.').ok_or_else(|| bad("it is no JWT"))?;
+        let header: Map<String, Value> =
+            decoded(header).ok_or_else(|| bad("its header is no JSON object"))?;
+        // RFC 7515, section 4.1.11: what must be understood and is not. A `cty` says that the
+        // claims are something else (RFC 7519, section 5.2).
+        if header.contains_key("crit") || header.contains_key("cty") {
+            return Err(bad("its header asks for what is not understood"));
+        }
+        if !header.get("typ").is_none_or(|kind| is_one_of(kind, kinds)) {
+            return Err(bad("it is a token of another kind"));
+        }
+        let algorithm = header.get("alg").cloned().map(serde_json::from_value::<Algorithm>);
+        let algorithm = match algorithm {
+            Some(Ok(algorithm)) if ALGORITHMS.contains(&algorithm) => algorithm,
+            _ => return Err(bad("its alg is not one that is believed")),
+        };
+        let signature = base64_simd::URL_SAFE_NO_PAD.decode_to_vec(signature).map_err(bad)?;
+        let kid = header.get("kid");
+        let mut tried = false;
+        for key in self.0.keys() {
+            if kid.is_some_and(|kid| kid.as_str() != key.key_id().map(|id| id.as_str())) {
+                continue;
+            }
+            match key.verify_signature(&algorithm, signed.as_bytes(), &signature) {
+                Ok(()) => {
+                    return decoded(claims).ok_or_else(|| bad("its claims are no JSON object"));
+                }
+                // A key of another kind or for another use.
+                Err(SignatureVerificationError::InvalidKey(_)) => {}
+                Err(_) => tried = true,
+            }
+        }
+        Err(if tried { bad("its signature is not the provider's") } else { Unverified::NoKey })
+    }
+}
+
+/// Whether a `typ` is one of `kinds`, with or without what it leaves out (RFC 7515, section 4.1.9).
+fn is_one_of(kind: &Value, kinds: &[&str]) -> bool {
+    const LEFT_OUT: &str = "application/";
+    let Some(kind) = kind.as_str() else { return false };
+    let short = kind
+        .split_at_checked(LEFT_OUT.len())
+        .filter(|(start, _)| start.eq_ignore_ascii_case(LEFT_OUT))
+        .map_or(kind, |(_, rest)| rest);
+    kinds.iter().any(|known| known.eq_ignore_ascii_case(short))
 }
 
 /// What an ID token is held against, beside what always holds.
@@ -129,12 +188,12 @@ pub(super) fn verify(
 
 /// The reason goes to the log: bounded, and without what could drive a terminal.
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
-fn bad(error: impl ToString) -> Unverified {
+pub(super) fn bad(error: impl ToString) -> Unverified {
     Unverified::Bad(error.to_string().chars().filter(|c| !c.is_control()).take(300).collect())
 }
 
 fn parse(id_token: &str) -> Result<CoreIdToken, String> {
-    if id_token.len() > MAX_ID_TOKEN {
+    if id_token.len() > MAX_TOKEN {
         return Err("it is too long".to_owned());
     }
     id_token.parse().map_err(|error: serde_json::Error| error.to_string())
@@ -142,8 +201,11 @@ fn parse(id_token: &str) -> Result<CoreIdToken, String> {
 
 /// The claims as they were signed; the signature was checked before.
 fn payload(id_token: &str) -> Option<Map<String, Value>> {
-    let text = id_token.split('.').nth(1)?;
-    let json = base64_simd::URL_SAFE_NO_PAD.decode_to_vec(text).ok()?;
+    decoded(id_token.split('.').nth(1)?)
+}
+
+fn decoded(part: &str) -> Option<Map<String, Value>> {
+    let json = base64_simd::URL_SAFE_NO_PAD.decode_to_vec(part).ok()?;
     serde_json::from_slice(&json).ok()
 }
 
@@ -160,6 +222,11 @@ fn check(
     let now = now.0 as f64;
     #[expect(clippy::cast_precision_loss, reason = "a minute")]
     let leeway = LEEWAY as f64;
+    // SECURITY: one that says nothing of its kind must not pass for an ID token at a refresh, where
+    // no nonce is asked.
+    if logout_token::is_one(claims) {
+        return Err("it is a logout token");
+    }
     // Section 3.1.3.7, numbers 3 to 5: who the token was issued for.
     let several = claims.get("aud").and_then(Value::as_array).is_some_and(|all| all.len() > 1);
     match text("azp") {

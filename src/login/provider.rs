@@ -210,8 +210,17 @@ impl Provider {
         expected: &Expected<'_>,
         now: Timestamp,
     ) -> Result<Map<String, Value>, ProviderError> {
+        let verify = |keys: &_| id_token::verify(id_token, keys, &self.config, expected, now);
+        self.with_keys(verify, now).await
+    }
+
+    /// What `verify` finds with the provider's keys; with newer ones, if it knows none of them.
+    pub(super) async fn with_keys<T>(
+        &self,
+        verify: impl Fn(&Keys) -> Result<T, Unverified>,
+        now: Timestamp,
+    ) -> Result<T, ProviderError> {
         let discovered = self.discovered()?;
-        let verify = |keys| id_token::verify(id_token, keys, &self.config, expected, now);
         match verify(&discovered.keys) {
             Err(Unverified::NoKey) => {
                 Ok(verify(&self.with_new_keys(&discovered, now).await?.keys)?)

@@ -85,7 +85,7 @@ impl Scene {
         let now = Timestamp::now();
         let asked = Asked { request: &request, origin: &self.origin, now };
         let mut visit = self.login.sessions.load(&request.headers, now).await.unwrap();
-        let mut response = self.login.serve(endpoint, asked, &mut visit).await?;
+        let mut response = self.login.serve(endpoint, asked, Body::Empty, &mut visit).await?;
         self.login.sessions.answer(&visit, response.headers_mut(), now);
         for line in response.headers().get_all(SET_COOKIE) {
             let line = cookie::Cookie::parse(line.to_str().unwrap().to_owned()).unwrap();
@@ -409,7 +409,8 @@ async fn endpoints_are_asked_with_get() {
             let (request, ()) = request.into_parts();
             let asked = Asked { request: &request, origin: &scene.origin, now: Timestamp::now() };
             let mut visit = Visit::default();
-            let response = scene.login.serve(endpoint, asked, &mut visit).await.unwrap();
+            let response =
+                scene.login.serve(endpoint, asked, Body::Empty, &mut visit).await.unwrap();
             assert_eq!(response.status(), 405, "{method} {endpoint:?}");
             assert_eq!(response.headers()[ALLOW], "GET");
             assert!(!response.headers().contains_key(SET_COOKIE));

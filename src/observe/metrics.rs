@@ -47,6 +47,8 @@ pub enum LoginOutcome {
     Failed,
     /// A session was ended by its user.
     LoggedOut,
+    /// Sessions were ended by the provider.
+    LoggedOutByProvider,
     /// Tokens were refreshed.
     Refreshed,
     /// The provider refused to refresh them.
@@ -55,12 +57,13 @@ pub enum LoginOutcome {
     RefreshFailed,
 }
 
-const OUTCOMES: [(LoginOutcome, &str); 8] = [
+const OUTCOMES: [(LoginOutcome, &str); 9] = [
     (LoginOutcome::Started, "started"),
     (LoginOutcome::Succeeded, "succeeded"),
     (LoginOutcome::Refused, "refused"),
     (LoginOutcome::Failed, "failed"),
     (LoginOutcome::LoggedOut, "logged_out"),
+    (LoginOutcome::LoggedOutByProvider, "logged_out_by_provider"),
     (LoginOutcome::Refreshed, "refreshed"),
     (LoginOutcome::RefreshRefused, "refresh_refused"),
     (LoginOutcome::RefreshFailed, "refresh_failed"),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::Session;
+use super::logouts::Fate;
 use super::redis_store::Ticket;
 
 /// Texts in each of the two generations.
@@ -28,6 +29,8 @@ pub struct Opened {
     pub log_name: OnceCell<String>,
     /// The identity headers for a route: filled by who forwards.
     lines: RefCell<Vec<(usize, Lines)>>,
+    /// Which logouts of the provider's it has outlived.
+    pub(super) fate: Fate,
     /// What Redis is asked with, where it keeps the session.
     pub(super) ticket: Option<Rc<Ticket>>,
 }
@@ -39,7 +42,8 @@ impl Opened {
     }
 
     pub(super) fn with_ticket(session: Arc<Session>, ticket: Option<Rc<Ticket>>) -> Self {
-        Self { session, log_name: OnceCell::new(), lines: RefCell::default(), ticket }
+        let fate = Fate::default();
+        Self { session, log_name: OnceCell::new(), lines: RefCell::default(), fate, ticket }
     }
 
     /// The header lines for a route, made at its first request.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::lifetime::Lifetimes;
+use super::logouts::Fate;
 use super::{Memory, Session, SessionId};
 use crate::clock::Timestamp;
 
@@ -16,6 +17,7 @@ pub struct Followed {
     lifetimes: Lifetimes,
     id: SessionId,
     created_at: Timestamp,
+    fate: Fate,
     /// Shared by all who follow this session.
     last_use: Arc<AtomicU64>,
 }
@@ -23,7 +25,9 @@ pub struct Followed {
 impl Followed {
     pub(super) fn new(memory: Arc<Memory>, lifetimes: Lifetimes, session: &Session) -> Self {
         let last_use = memory.last_uses().follow(session.id, session.touched_at);
-        Self { memory, lifetimes, id: session.id, created_at: session.created_at, last_use }
+        let (id, created_at, fate) =
+            (session.id, session.created_at, memory.logouts().fate(session));
+        Self { memory, lifetimes, id, created_at, fate, last_use }
     }
 
     /// Whether it has neither ended nor expired.
@@ -32,6 +36,7 @@ impl Followed {
         // No version is newer than this one: what is not current has ended.
         now < self.lifetimes.end_after(self.created_at, last_use)
             && self.memory.is_current(self.id, u64::MAX)
+            && !self.memory.logouts().cover_fate(self.created_at, &self.fate)
     }
 }
 

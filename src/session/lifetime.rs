@@ -44,8 +44,7 @@ impl Lifetimes {
 
     /// Until when a copy of the session's cookie, made at any time up to now, could be alive.
     pub fn end_of_copies(&self, session: &Session, now: Timestamp) -> Timestamp {
-        let absolute = session.created_at.plus(self.absolute);
-        self.inactivity.map_or(absolute, |inactivity| absolute.min(now.plus(inactivity)))
+        self.end_after(session.created_at, now)
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::following::LastUses;
+use super::logouts::Logouts;
 use super::{Session, SessionId};
 use crate::clock::Timestamp;
 
@@ -55,6 +56,7 @@ pub struct Memory {
     shards: Vec<Mutex<Shard>>,
     forgotten: AtomicU64,
     last_uses: LastUses,
+    logouts: Logouts,
 }
 
 #[derive(Default)]
@@ -85,6 +87,7 @@ impl Memory {
             shards: shards.collect(),
             forgotten: AtomicU64::new(0),
             last_uses: LastUses::default(),
+            logouts: Logouts::default(),
         }
     }
 
@@ -147,15 +150,20 @@ impl Memory {
         self.len() == 0
     }
 
-    /// Sessions dropped before their time because a bound was reached: a parallel update of such a
-    /// session may be lost, a copied cookie of such an ended session may live again.
+    /// Sessions and logouts dropped before their time because a bound was reached: a parallel update
+    /// of such a session may be lost, a copied cookie of such an ended session may live again.
     pub fn forgotten(&self) -> u64 {
-        self.forgotten.load(Ordering::Relaxed)
+        self.forgotten.load(Ordering::Relaxed) + self.logouts.forgotten()
     }
 
     /// When the sessions were last used that something follows.
     pub(super) fn last_uses(&self) -> &LastUses {
         &self.last_uses
+    }
+
+    /// What the provider has ended.
+    pub(super) fn logouts(&self) -> &Logouts {
+        &self.logouts
     }
 
     fn shard(&self, id: SessionId) -> Option<MutexGuard<'_, Shard>> {

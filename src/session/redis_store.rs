@@ -10,6 +10,8 @@
 //! | `writer` | when is a write safe? |
 //! | `queue` | what if many changes come at once? |
 //! | `index` | which sessions does a user have? |
+//! | `ending` | how does a user's logout elsewhere end them? |
+//! | `lease` | which gateway asks the provider? |
 //! | `news` | what has ended on another gateway? |
 //!
 //! A record is a hash: `v` the version, `d` the session, `t` its last use. A change is made by
@@ -21,17 +23,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
+
 use super::cache::{Cache, Opened};
 use super::change::{CommitRefused, Edit, Unavailable};
 use super::cookie::Found;
 use super::lifetime::Lifetimes;
 use super::seal::Sealer;
-use super::store::{Held, Made};
-use super::{Session, SessionId};
+use super::store::{Held, Made, Turn};
+use super::{Logout, LogoutRefused, Memory, Session, SessionId};
 use crate::clock::Timestamp;
 use crate::config;
 
+mod ending;
 mod index;
+mod lease;
 mod link;
 mod news;
 mod queue;
@@ -39,7 +45,10 @@ mod record;
 mod ticket;
 mod writer;
 
+use ending::Ending;
 use index::Index;
+pub use lease::Lease;
+use lease::Leases;
 use link::Link;
 pub use news::{Health, follow};
 use queue::Saver;
@@ -54,6 +63,8 @@ const WRITE_TIME: Duration = Duration::from_secs(2);
 const READ_TIME: Duration = Duration::from_secs(1);
 /// How often a session's end is tried again while Redis is away.
 const END_AGAIN: Duration = Duration::from_secs(1);
+/// Logouts by the provider that are tried again at once.
+const MOST_ENDINGS: usize = 256;
 
 /// One worker's view: its own connection and cache.
 pub(super) struct RedisStore {
@@ -61,7 +72,10 @@ pub(super) struct RedisStore {
     tickets: Tickets,
     records: Rc<Records>,
     saver: Rc<Saver>,
-    index: Index,
+    index: Rc<Index>,
+    leases: Leases,
+    /// For logouts that are tried again.
+    endings: Arc<Semaphore>,
     cache: RefCell<Cache<Ticket>>,
 }
 
@@ -75,12 +89,15 @@ impl RedisStore {
     ) -> Self {
         let link = Rc::new(Link::new(config.clone()));
         let writer = Rc::new(Writer::new(&link, config));
-        let index = Index::new(link.prefix(), writer.clone(), secret);
+        let index = Rc::new(Index::new(link.clone(), writer.clone(), secret));
+        let leases = Leases::new(link.clone(), writer.clone());
         let records = Rc::new(Records::new(link, writer));
         Self {
             lifetimes,
             tickets: Tickets::new(name, sealer),
             index,
+            leases,
+            endings: Arc::new(Semaphore::new(MOST_ENDINGS)),
             saver: Rc::new(Saver::new(records.clone(), lifetimes)),
             records,
             cache: RefCell::default(),
@@ -113,10 +130,13 @@ impl RedisStore {
         let deadline = Instant::now() + WRITE_TIME;
         let expires = self.lifetimes.end(&session);
         // First where it is found by its user's logout elsewhere: no session escapes that.
-        self.index
-            .add(&session, session.created_at.plus(self.lifetimes.absolute), deadline)
-            .await?;
-        let opened = self.records.create(&ticket, session, expires, deadline).await?;
+        let last = session.created_at.plus(self.lifetimes.absolute);
+        let opened = if self.index.add(&session, last, deadline).await? {
+            self.records.create(&ticket, session, expires, deadline).await?
+        } else {
+            // It ended while the login was under way: the next request finds that out.
+            Rc::new(Opened::with_ticket(Arc::new(session), Some(ticket.clone())))
+        };
         self.cache.borrow_mut().put(ticket.text.as_bytes().into(), ticket.clone());
         Ok(Held { opened, text: Some(ticket.text.clone()) })
     }
@@ -167,6 +187,50 @@ impl RedisStore {
             });
         }
         first
+    }
+
+    /// Ends the sessions that the provider has ended, once. While Redis is away it is tried again in
+    /// the background.
+    pub(super) async fn end_all(
+        &self,
+        logout: Logout,
+        until: Timestamp,
+        memory: &Arc<Memory>,
+    ) -> Result<(), LogoutRefused> {
+        let (index, records) = (self.index.clone(), self.records.clone());
+        let ending = Ending { index, records, memory: memory.clone(), logout, until };
+        let first = ending.run_once().await;
+        if let Err(LogoutRefused::Unavailable(error)) = &first
+            && let Ok(permit) = self.endings.clone().try_acquire_owned()
+        {
+            tracing::error!(%error, "sessions that the provider ended are not yet gone from Redis");
+            tokio::task::spawn_local(async move {
+                let _permit = permit;
+                while Timestamp::now() < until {
+                    tokio::time::sleep(END_AGAIN).await;
+                    if ending.run().await.is_ok() {
+                        tracing::info!("sessions that the provider ended are gone from Redis");
+                        return;
+                    }
+                }
+            });
+        }
+        first
+    }
+
+    /// Who does what only one gateway may do at a time.
+    pub(super) async fn turn(
+        &self,
+        opened: &Opened,
+        deadline: Instant,
+    ) -> Result<Turn, Unavailable> {
+        match &opened.ticket {
+            Some(ticket) => {
+                let record = self.records.key(ticket.id);
+                self.leases.take(record, opened.session.version, deadline).await
+            }
+            None => Ok(Turn::Changed),
+        }
     }
 
     async fn read(&self, ticket: &Rc<Ticket>) -> Result<Option<Held>, Unavailable> {

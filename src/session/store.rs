@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, EXPIRES, PRAGMA};
 use http::{HeaderMap, HeaderValue};
@@ -16,9 +17,9 @@ use super::cookie_store::CookieStore;
 use super::following::Followed;
 use super::lifetime::Lifetimes;
 use super::memory::Memory;
-use super::redis_store::RedisStore;
+use super::redis_store::{Lease, RedisStore};
 use super::seal::{SealError, Sealer};
-use super::{Identity, Session, SessionId, Tokens};
+use super::{Identity, Logout, LogoutRefused, Session, SessionId, Tokens};
 use crate::clock::Timestamp;
 use crate::config;
 
@@ -53,6 +54,16 @@ pub(super) enum Made {
     Held(Held),
     Same,
     End,
+}
+
+/// Who does what only one gateway may do at a time.
+pub enum Turn {
+    /// We do.
+    Ours(Lease),
+    /// Nobody: the session has changed meanwhile, or has ended.
+    Changed,
+    /// Whoever did has just failed, or is not done in time.
+    Failed,
 }
 
 impl Visit {
@@ -161,8 +172,8 @@ impl Sessions {
     /// Holds a session against its lifetimes and against what has ended, whatever the store still
     /// has; and writes its use down if that is due.
     async fn settle(&self, visit: &mut Visit, now: Timestamp) {
-        let alive = visit.session().is_some_and(|session| {
-            self.lifetimes.allow(session, now) && !self.memory.has_ended(session.id)
+        let alive = visit.opened.as_ref().is_some_and(|opened| {
+            self.lifetimes.allow(&opened.session, now) && !self.has_ended(opened)
         });
         if !alive {
             visit.opened = None;
@@ -203,7 +214,7 @@ impl Sessions {
         };
         let opened = visit.opened.clone().ok_or(CommitRefused::NoSession)?;
         let made = match &self.store {
-            _ if self.memory.has_ended(opened.session.id) => Err(CommitRefused::NoSession),
+            _ if self.has_ended(&opened) => Err(CommitRefused::NoSession),
             Store::Cookie(store) => store.change(&opened, &edit, now),
             Store::Redis(store) => Box::pin(store.change(&opened, edit, now)).await,
         };
@@ -223,14 +234,14 @@ impl Sessions {
 
     /// Writes the visit's outcome to the response: the cookie, if it is new, newer or gone.
     pub fn answer(&self, visit: &Visit, response: &mut HeaderMap, now: Timestamp) {
-        match (&visit.write, visit.session()) {
-            (Write::Set(text), Some(session)) => {
+        match (&visit.write, &visit.opened) {
+            (Write::Set(text), Some(opened)) => {
                 // A logout, and perhaps another login, came while this response was under way: its
                 // cookie must not take the place of theirs.
-                if self.memory.has_ended(session.id) {
+                if self.has_ended(opened) {
                     return;
                 }
-                let age = self.lifetimes.end(session).since(now);
+                let age = self.lifetimes.end(&opened.session).since(now);
                 self.cookie.write(text, visit.brought, age, response);
             }
             (Write::Delete, _) if !visit.brought.nothing() => {
@@ -241,6 +252,44 @@ impl Sessions {
         }
         // SECURITY: a shared cache must not keep a response with a session (CVE-2025-48947).
         response.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+
+    /// Ends the sessions that the provider has ended: those that began before it said so, on every
+    /// gateway of the store, copied cookies and changes under way included.
+    ///
+    /// # Errors
+    /// If it was obeyed before, or if the store cannot be reached; then it is tried again in the
+    /// background, and may be asked for again.
+    pub async fn end_all(&self, logout: &Logout, now: Timestamp) -> Result<(), LogoutRefused> {
+        // No session is alive then that began before.
+        let last = logout.issued_at.min(now);
+        let until = self.lifetimes.end_after(last, now);
+        // What the name would be remembered for has no effect after that.
+        let expires = logout.expires.min(now.plus(self.lifetimes.absolute));
+        let logout = Logout { issued_at: last, expires, ..logout.clone() };
+        match &self.store {
+            Store::Cookie(_) if self.memory.logouts().obey(&logout, until, now) => Ok(()),
+            Store::Cookie(_) => Err(LogoutRefused::Replayed),
+            Store::Redis(store) => Box::pin(store.end_all(logout, until, &self.memory)).await,
+        }
+    }
+
+    /// The right to do something for a session that only one gateway may do at a time. It is waited
+    /// for as long as another one has it, until `deadline`.
+    ///
+    /// # Errors
+    /// When the store cannot be reached: then nobody may.
+    pub async fn turn(&self, visit: &Visit, deadline: Instant) -> Result<Turn, Unavailable> {
+        match (&self.store, &visit.opened) {
+            (Store::Redis(store), Some(opened)) => Box::pin(store.turn(opened, deadline)).await,
+            _ => Ok(Turn::Ours(Lease::default())),
+        }
+    }
+
+    /// Whether it has ended, whatever a cookie or the store still says.
+    fn has_ended(&self, opened: &Opened) -> bool {
+        let Opened { session, fate, .. } = opened;
+        self.memory.has_ended(session.id) || self.memory.logouts().cover(session, fate)
     }
 
     /// Follows a session that is alive, for what outlives its request.

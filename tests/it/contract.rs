@@ -5,10 +5,11 @@
 //! | file | part |
 //! |---|---|
 //! | `claims` | what every store promises |
+//! | `endings` | of ends that the provider decides, and of who does what alone |
 //! | `redis` | what Redis adds, and what it must not learn |
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue};
@@ -21,13 +22,15 @@ use vestibule::config::value::{Keys, Secret};
 use vestibule::session::memory::Bounds;
 use vestibule::session::redis_store::{self, Health};
 use vestibule::session::{
-    Change, CommitRefused, Identity, Memory, Sealer, SessionUpdate, Sessions, Tokens, Visit,
+    Change, CommitRefused, Followed, Identity, Logout, LogoutRefused, Memory, Sealer,
+    SessionUpdate, Sessions, Tokens, Turn, Visit,
 };
 
 use crate::support::jar::{From, Jar};
 use crate::support::redis::{Cluster, Sentinels, Server};
 
 mod claims;
+mod endings;
 mod redis;
 
 /// `session.absolute` of every store here.
@@ -166,6 +169,25 @@ impl Worker {
         let mut visit = self.load(jar, now).await;
         self.commit(&mut visit, Change::End, now).await.unwrap();
         self.answer(&visit, jar, now);
+    }
+
+    /// The provider ends sessions. Whether it is the first to say so.
+    pub(crate) async fn end_all(&self, logout: &Logout, now: Timestamp) -> bool {
+        match self.0.end_all(logout, now).await {
+            Ok(()) => true,
+            Err(LogoutRefused::Replayed) => false,
+            Err(LogoutRefused::Unavailable(error)) => panic!("{error}"),
+        }
+    }
+
+    /// Whose turn it is to do something for the visit's session alone.
+    pub(crate) async fn turn(&self, visit: &Visit, patience: Duration) -> Turn {
+        self.0.turn(visit, Instant::now() + patience).await.unwrap()
+    }
+
+    /// Follows the visit's session.
+    pub(crate) fn follow(&self, visit: &Visit) -> Followed {
+        self.0.follow(visit.session().unwrap())
     }
 
     /// A browser in which Zoë has just logged in.

@@ -18,11 +18,11 @@ use crate::support::wire::{Connection, authority_of, tls};
 use crate::support::{App, Ask, Browser, Gateway, PATIENCE, PROTOCOLS, Protocol, Provider};
 
 /// The gateway's word, and what a busy machine may add to it.
-const SOON: Duration = Duration::from_millis(1000 + 500);
+pub(crate) const SOON: Duration = Duration::from_millis(1000 + 500);
 
 /// An app that is never done: `/ws` says a word every 50 ms, `/silent` one only, and `/events`,
 /// `/download` and `/parts` are responses that go on so; everything else is empty.
-async fn endless() -> App {
+pub(crate) async fn endless() -> App {
     App::by_hand(|mut peer| async move {
         while let Some(seen) = peer.head().await {
             peer.record(&seen);
@@ -65,10 +65,10 @@ async fn endless() -> App {
     .await
 }
 
-type WebSocket = WebSocketStream<TlsStream<TcpStream>>;
+pub(crate) type WebSocket = WebSocketStream<TlsStream<TcpStream>>;
 
 /// Opens a WebSocket as a page of the browser's would, and hears the first word.
-async fn websocket(browser: &Browser, path: &str) -> WebSocket {
+pub(crate) async fn websocket(browser: &Browser, path: &str) -> WebSocket {
     let url = browser.url(path);
     let mut request = format!("wss://{}{path}", authority_of(&url)).into_client_request().unwrap();
     if let Some(cookies) = browser.jar().line(&url, From::SameSite) {
@@ -81,7 +81,7 @@ async fn websocket(browser: &Browser, path: &str) -> WebSocket {
 }
 
 /// Hears words until the socket is closed, and says how.
-async fn close_of(socket: &mut WebSocket) -> (CloseCode, String) {
+pub(crate) async fn close_of(socket: &mut WebSocket) -> (CloseCode, String) {
     let closed = async {
         loop {
             match socket.next().await.expect("a close frame comes first").unwrap() {
@@ -99,7 +99,11 @@ async fn close_of(socket: &mut WebSocket) -> (CloseCode, String) {
 }
 
 /// Asks with the browser's cookies and reads the first piece of what has no end.
-async fn stream(browser: &Browser, protocol: Protocol, path: &str) -> (Connection, Incoming) {
+pub(crate) async fn stream(
+    browser: &Browser,
+    protocol: Protocol,
+    path: &str,
+) -> (Connection, Incoming) {
     let url = browser.url(path);
     let cookies = browser.jar().line(&url, From::SameSite).unwrap_or_default();
     let connection = Connection::open(&url, protocol).await.unwrap();
@@ -110,7 +114,7 @@ async fn stream(browser: &Browser, protocol: Protocol, path: &str) -> (Connectio
 }
 
 /// Reads until the stream breaks off.
-async fn break_of(body: &mut Incoming) {
+pub(crate) async fn break_of(body: &mut Incoming) {
     let broken = async {
         while let Some(frame) = body.frame().await {
             if frame.is_err() {

@@ -13,6 +13,7 @@
 mod support;
 
 mod admin;
+mod backchannel;
 mod callback;
 mod chromium;
 mod contract;
@@ -20,6 +21,7 @@ mod cookie;
 mod demo;
 mod forward;
 mod identity;
+mod lease;
 mod legacy_apps;
 mod live;
 mod login;

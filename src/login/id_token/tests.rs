@@ -14,7 +14,7 @@ const NOW: Timestamp = Timestamp(1_600_000_000);
 
 /// A P-256 key of a provider's.
 pub(in crate::login) struct Signer {
-    pair: EcdsaKeyPair,
+    pub(in crate::login) pair: EcdsaKeyPair,
     kid: &'static str,
 }
 
@@ -38,14 +38,14 @@ impl Signer {
         self.sign_as(&json!({"alg": "ES256", "typ": "JWT", "kid": self.kid}), claims)
     }
 
-    fn sign_as(&self, header: &Value, claims: &Value) -> String {
+    pub(in crate::login) fn sign_as(&self, header: &Value, claims: &Value) -> String {
         let signed = signing_input(header, claims);
         let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
         format!("{signed}.{}", base64url(signature))
     }
 }
 
-fn signing_input(header: &Value, claims: &Value) -> String {
+pub(in crate::login) fn signing_input(header: &Value, claims: &Value) -> String {
     format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()))
 }
 
@@ -358,6 +358,18 @@ fn a_refresh_is_for_the_same_user() {
     assert!(bench.with_expecting(&json!({}), &subject("auth0|zoe")).is_ok());
     assert!(why(bench.with_expecting(&json!({}), &subject("auth0|al"))).contains("another user"));
     why(bench.with_expecting(&json!({"sub": null}), &subject("auth0|zoe")));
+}
+
+/// OpenID Connect Back-Channel Logout 1.0, section 4: one kind of token for another.
+#[test]
+fn a_logout_token_passes_for_no_id_token_where_no_nonce_is_asked() {
+    let bench = Bench::new();
+    let refresh = Expected { subject: Some("auth0|zoe"), ..Expected::default() };
+    let event = "http://schemas.openid.net/event/backchannel-logout";
+    let logout = json!({"nonce": null, "events": {event: {}}, "jti": "1"});
+    assert!(why(bench.with_expecting(&logout, &refresh)).contains("logout token"));
+    let other = json!({"nonce": null, "events": {"https://example.com/other": {}}});
+    assert!(bench.with_expecting(&other, &refresh).is_ok());
 }
 
 #[test]

@@ -82,11 +82,15 @@ async fn listen(config: &Redis, hearer: Hearer) -> RedisResult<Connection> {
 /// `id until`
 fn parse(word: &[u8]) -> Option<(SessionId, Timestamp)> {
     let (id, until) = std::str::from_utf8(word).ok()?.split_once(' ')?;
+    Some((session_id(id)?, Timestamp(until.parse().ok()?)))
+}
+
+/// A session's id as its `Display` writes it.
+pub(super) fn session_id(id: &str) -> Option<SessionId> {
     if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
-    let id = u128::from_str_radix(id, 16).ok()?;
-    Some((SessionId(id.to_be_bytes()), Timestamp(until.parse().ok()?)))
+    Some(SessionId(u128::from_str_radix(id, 16).ok()?.to_be_bytes()))
 }
 
 #[cfg(test)]

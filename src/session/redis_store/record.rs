@@ -25,7 +25,9 @@ if not r[1] then return {} end
 if r[1] == ARGV[1] and r[2] == ARGV[2] then return {r[1]} end
 return {r[1], r[2], redis.call('HGET', KEYS[1], 'd')}";
 
+/// Not if it has ended already, at its user's logout elsewhere while the login was under way.
 const CREATE: &str = "
+if redis.call('EXISTS', KEYS[2]) == 1 then return {'gone', online()} end
 redis.call('HSET', KEYS[1], 'v', ARGV[1], 'd', ARGV[2], 't', ARGV[3])
 redis.call('PEXPIREAT', KEYS[1], ARGV[4])
 return {'done', online()}";
@@ -47,7 +49,8 @@ redis.call('HSET', KEYS[1], 't', ARGV[1])
 redis.call('PEXPIREAT', KEYS[1], ARGV[2])
 return {'done', online()}";
 
-/// The second key is written so that there is something to wait for when the record is gone already.
+/// The second key is written so that there is something to wait for when the record is gone already,
+/// and for one that is not there yet.
 const END: &str = "
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[2], '', 'PX', ARGV[1])
@@ -120,8 +123,11 @@ impl Records {
         deadline: Instant,
     ) -> Result<Rc<Opened>, CommitRefused> {
         let (sealed, used) = (seal(ticket, &session)?, seal_use(ticket, session.touched_at)?);
-        let mut write = Write::new(CREATE, &[self.key(ticket.id)]);
+        let key = self.key(ticket.id);
+        let ended = ended(&key);
+        let mut write = Write::new(CREATE, &[key, ended]);
         write.arg(session.version).arg(sealed).arg(&used).arg(millis(expires));
+        // Where it has ended the next request finds that out.
         self.writer.save(&write, deadline).await?;
         Ok(ticket.remember(session, used.as_bytes()))
     }
@@ -171,20 +177,26 @@ impl Records {
         deadline: Instant,
     ) -> Result<(), Unavailable> {
         let key = self.key(id);
-        let ended = format!("{key}:ended");
+        let ended = ended(&key);
         let mut write = Write::new(END, &[key, ended]);
         write.arg(NAMED);
         self.writer.save(&write, deadline).await?;
         self.link.publish(&format!("{id} {}", until.0), deadline).await
     }
 
-    fn key(&self, id: SessionId) -> String {
+    /// Where a session stands.
+    pub(super) fn key(&self, id: SessionId) -> String {
         format!("{}{{{id}}}", self.link.prefix())
     }
 }
 
+/// Where its end is known for a while.
+fn ended(key: &str) -> String {
+    format!("{key}:ended")
+}
+
 /// Redis counts milliseconds.
-fn millis(time: Timestamp) -> u64 {
+pub(super) fn millis(time: Timestamp) -> u64 {
     time.0.saturating_mul(1000)
 }
 

@@ -7,6 +7,12 @@ use vestibule::clock::Timestamp;
 use vestibule::config::value::Secret;
 use vestibule::session::{Change, CommitRefused};
 
+use super::endings::{
+    a_login_under_way_at_the_providers_logout_does_not_escape_it,
+    a_logout_by_the_provider_ends_whom_it_names_up_to_its_time,
+    a_logout_by_the_provider_is_obeyed_once, many_sessions_of_one_user_end_together,
+    one_at_a_time_has_the_turn, what_was_under_way_at_the_providers_logout_brings_nothing_back,
+};
 use super::{ABSOLUTE, INACTIVITY, Store, identity, tokens, update, view};
 use crate::support::jar::Jar;
 use crate::support::join_all;
@@ -17,7 +23,7 @@ macro_rules! claims {
         pub(crate) async fn hold(store: &dyn Fn() -> Store) {
             $(
                 eprintln!("{}", stringify!($claim));
-                $claim(&store()).await;
+                Box::pin($claim(&store())).await;
             )*
         }
     };
@@ -44,6 +50,12 @@ claims! {
     an_update_that_changes_nothing_writes_nothing,
     a_null_update_ends_the_session,
     secrets_rotate,
+    a_logout_by_the_provider_ends_whom_it_names_up_to_its_time,
+    a_logout_by_the_provider_is_obeyed_once,
+    what_was_under_way_at_the_providers_logout_brings_nothing_back,
+    many_sessions_of_one_user_end_together,
+    a_login_under_way_at_the_providers_logout_does_not_escape_it,
+    one_at_a_time_has_the_turn,
 }
 
 async fn a_login_is_seen_by_every_worker_of_every_gateway(store: &Store) {

@@ -161,6 +161,12 @@ impl Drop for Gateway {
 }
 
 impl Builder {
+    /// On a port of its own, beside another gateway of the same provider.
+    pub(crate) fn beside(mut self) -> Self {
+        self.port = free_port();
+        self
+    }
+
     /// A route to one app, for whoever is signed in.
     pub(crate) fn route(self, path: &str, app: &App) -> Self {
         self.route_with(path, app, "")

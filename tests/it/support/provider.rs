@@ -2,6 +2,7 @@
 //! can lie, fail and be slow.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -63,6 +64,12 @@ impl Provider {
         let inner = Arc::new(IdentityProvider::new(options, User::samples(), key()));
         let task = Mutex::new(serve(&inner, listener));
         Self { issuer, gateway_port, inner, task }
+    }
+
+    /// A logout of this user in its name.
+    pub(crate) fn logout_token(&self, sub: &str) -> String {
+        let claims = logout_claims(&self.issuer, sub);
+        key().sign("logout+jwt", claims.as_object().unwrap()).unwrap()
     }
 
     /// Nobody answers at its address any more.
@@ -193,6 +200,12 @@ impl Scripted {
         &self.issuer
     }
 
+    /// A logout of Zoë's in its name, with these claims over the usual ones.
+    pub(crate) fn logout_token(&self, over: &Value) -> String {
+        let claims = changed(logout_claims(&self.issuer, "auth0|zoe"), over);
+        self.script().jwt(&json!({ "typ": "logout+jwt" }), &claims)
+    }
+
     /// Every call of this path.
     pub(crate) fn calls(&self, path: &str) -> Vec<Seen> {
         self.app.seen().into_iter().filter(|seen| seen.path() == path).collect()
@@ -213,6 +226,17 @@ impl Issuer for Scripted {
     fn gateway_port(&self) -> u16 {
         self.gateway_port
     }
+}
+
+/// What a logout token says (OpenID Connect Back-Channel Logout 1.0, section 2.4).
+fn logout_claims(issuer: &str, sub: &str) -> Value {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let now = Timestamp::now().0;
+    json!({
+        "iss": issuer, "aud": CLIENT, "sub": sub, "iat": now, "exp": now + 120,
+        "jti": format!("logout-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+        "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
+    })
 }
 
 /// The parameters of a form that was sent.
@@ -308,11 +332,14 @@ impl Script {
         if let Some(nonce) = nonce {
             claims["nonce"] = nonce.into();
         }
-        let claims = changed(claims, &self.claims);
-        let header = json!({ "alg": "ES256", "typ": "JWT", "kid": self.key.kid });
-        let header = changed(header, &self.header);
+        self.jwt(&self.header, &changed(claims, &self.claims))
+    }
+
+    fn jwt(&self, header: &Value, claims: &Value) -> String {
+        let usual = json!({ "alg": "ES256", "typ": "JWT", "kid": self.key.kid });
+        let header = changed(usual, header);
         let part = |value: &Value| BASE64URL.encode_to_string(value.to_string());
-        let signed = format!("{}.{}", part(&header), part(&claims));
+        let signed = format!("{}.{}", part(&header), part(claims));
         let signature = match &self.signature {
             Some(sign) => sign(signed.as_bytes()),
             None => self.key.sign(signed.as_bytes()),
