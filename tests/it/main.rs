@@ -24,6 +24,7 @@ mod login;
 mod logout;
 mod oidc_provider;
 mod paths;
+mod races;
 mod redirects;
 mod session;
 mod stripping;

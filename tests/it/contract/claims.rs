@@ -8,7 +8,6 @@ use vestibule::config::value::Secret;
 use vestibule::session::{Change, CommitRefused};
 
 use super::{ABSOLUTE, INACTIVITY, Store, identity, tokens, update, view};
-use crate::support::jar::Jar;
 use crate::support::join_all;
 
 /// Holds each claim against a store; the last that is named when it fails is the one.

@@ -131,6 +131,26 @@ impl Gateway {
         self.reachable(true).await;
     }
 
+    /// `kill -9`
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again after a [`Gateway::kill`], with the same file.
+    pub(crate) async fn start_again(&mut self) {
+        self.child = spawn(self.directory.path(), &[]);
+        self.reachable(true).await;
+    }
+
+    /// Changes the line of its file that begins so; a restart will read it.
+    pub(crate) fn rewrite(&self, beginning: &str, line: &str) {
+        let file = self.directory.path().join("gateway.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.lines().map(|old| if old.starts_with(beginning) { line } else { old });
+        fs::write(&file, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    }
+
     /// Kilobytes of memory that the process holds.
     pub(crate) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -192,6 +212,11 @@ impl Builder {
     pub(crate) fn only_host(mut self, host: &str) -> Self {
         self.hosts = vec![host.to_owned()];
         self
+    }
+
+    /// Listens here, in place of where the provider sends browsers.
+    pub(crate) fn port(self, port: u16) -> Self {
+        Self { port, ..self }
     }
 
     /// A line of TOML in `[server]`.

@@ -4,7 +4,6 @@
 
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
@@ -93,6 +92,11 @@ impl Server {
             ca: self.options.tls.then(|| authority().pem.clone().into_bytes()),
             ..redis(vec![self.url()], RedisServers::Single)
         }
+    }
+
+    /// `[session.redis]`, but for its head.
+    pub(crate) fn toml(&self) -> String {
+        format!("url = {:?}\n", self.url())
     }
 
     /// A connection of the test's own.
@@ -311,9 +315,4 @@ fn spawn(directory: &TempDir, sentinel: bool) -> Child {
     }
     command.stdout(file.try_clone().unwrap()).stderr(file);
     command.spawn().expect("there is no redis-server: install it")
-}
-
-/// Shared by the workers of a gateway.
-pub(crate) fn shared(config: Redis) -> Arc<Redis> {
-    Arc::new(config)
 }
