@@ -227,7 +227,7 @@ impl Sessions {
             (Write::Set(text), Some(session)) => {
                 // A logout, and perhaps another login, came while this response was under way: its
                 // cookie must not take the place of theirs.
-                if self.memory.has_ended(session.id) {
+                if self.memory.has_ended(session.id) || !self.lifetimes.allow(session, now) {
                     return;
                 }
                 let age = self.lifetimes.end(session).since(now);

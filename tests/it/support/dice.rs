@@ -1,8 +1,8 @@
 //! Chance that can be had again: numbers from a seed, which a failed test shows.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use ring::rand::{SecureRandom, SystemRandom};
 
-/// The numbers (SplitMix64).
+/// The numbers (`SplitMix64`).
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -15,11 +15,17 @@ impl Dice {
     pub(crate) fn rolled() -> Self {
         let given = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            u64::from(now.subsec_nanos()) ^ now.as_secs() << 32
+            let mut seed = [0; 8];
+            SystemRandom::new().fill(&mut seed).unwrap();
+            u64::from_ne_bytes(seed)
         });
         eprintln!("SEED={seed}");
         Self(seed)
+    }
+
+    /// Where it stands: what a new one would have to begin with.
+    pub(crate) fn seed(&self) -> u64 {
+        self.0
     }
 
     /// Any number.

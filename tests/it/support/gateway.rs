@@ -131,6 +131,11 @@ impl Gateway {
         self.reachable(true).await;
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -346,6 +351,12 @@ fn spawn(directory: &Path, environment: &[(String, String)]) -> Child {
         .stderr(file("stderr"))
         .spawn()
         .unwrap()
+}
+
+/// `kill -9` of a gateway that somebody else holds.
+pub(crate) fn kill(pid: u32) {
+    let status = Command::new("/bin/kill").args(["-s", "KILL", &pid.to_string()]).status().unwrap();
+    assert!(status.success(), "kill -s KILL {pid}");
 }
 
 fn line_with(text: &str, words: &[&str]) -> Option<String> {

@@ -240,6 +240,19 @@ impl Sentinels {
         format!("url = {urls:?}\nservers = \"sentinel\"\nprimary = {PRIMARY:?}\n")
     }
 
+    /// Waits until the primary has so many replicas that keep up.
+    pub(crate) async fn replicated(&self, replicas: usize) {
+        until("the replicas are there again", async || {
+            let primary = self.primary().await;
+            let primary = self.servers.iter().find(|server| server.port == primary)?;
+            let mut connection = primary.connect().await.ok()?;
+            let ask = command(&["INFO", "replication"]);
+            let info: String = ask.query_async(&mut connection).await.ok()?;
+            (info.matches("state=online").count() >= replicas).then_some(())
+        })
+        .await;
+    }
+
     /// The port of the server that the sentinels hold for the primary.
     pub(crate) async fn primary(&self) -> u16 {
         let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY];
