@@ -304,6 +304,8 @@ async fn a_killed_primary_loses_no_update() {
                     let () = replica.ask(&["REPLICAOF", "127.0.0.1", &at]).await;
                 }
                 sentinels.replicated(2).await;
+                // They have everything up to here.
+                report.more(20).await;
                 wire.mute();
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 sentinels.servers[place].kill();
