@@ -51,6 +51,9 @@ use live::{Live, Tie};
 /// nothing is set up for them.
 const SHORT: u64 = 64 * 1024;
 
+/// About as many fields as the gateway adds: the map grows once.
+const ADDED: usize = 16;
+
 /// Tells the gateway's own cookies by their names.
 pub type OwnCookie = Box<dyn Fn(&[u8]) -> bool>;
 
@@ -181,19 +184,16 @@ impl Forward {
 
     /// Awaits an exchange. One that may change a session goes on by itself if the client leaves
     /// once its request is `whole`: the app acts, and what it asks for is kept.
-    pub async fn see_through<F: Future + 'static>(
+    pub fn see_through<F: Future + 'static>(
         &self,
         exchange: F,
         route: usize,
         opened: Option<&Rc<Opened>>,
         whole: Whole,
-    ) -> F::Output {
+    ) -> Lasting<F> {
         let route = self.config.routes.get(route);
-        if route.is_some_and(|route| keeps_updates(route, opened)) {
-            Lasting::new(exchange, whole, self.orphans.clone()).await
-        } else {
-            exchange.await
-        }
+        let lasts = route.is_some_and(|route| keeps_updates(route, opened));
+        Lasting::new(exchange, whole, lasts.then(|| self.orphans.clone()))
     }
 
     /// Ends when no exchange goes on without its client.
@@ -212,6 +212,7 @@ impl Forward {
     ) -> Request<Body> {
         let (mut parts, body) = request.into_parts();
         let fields = &mut parts.headers;
+        fields.reserve(ADDED);
         // hyper takes a GET of unknown length for one without a body, unless it is told.
         let chunked = matches!(body, Body::Stream(_)) && !fields.contains_key(CONTENT_LENGTH);
         let trailers = headers::takes_trailers(fields);

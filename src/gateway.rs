@@ -131,7 +131,10 @@ impl Gateway {
                 seen.route = RouteLabel::Auth;
                 *visit =
                     self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
-                return self.login.serve(endpoint, asked, visit).await.map(Next::Respond);
+                // Boxed, as all that is rare: a request's future is moved and kept by hyper, and
+                // would be five times as large.
+                let served = Box::pin(self.login.serve(endpoint, asked, visit));
+                return served.await.map(Next::Respond);
             }
         };
         let route = self.config.routes.get(index).ok_or_else(misdirected)?;
@@ -141,7 +144,7 @@ impl Gateway {
         }
         // Before the verdict: it is spoken over the claims as they are now (CVE-2021-41230).
         if route.access_token {
-            self.login.refresh(visit, now).await?;
+            Box::pin(self.login.refresh(visit, now)).await?;
         }
         match judge(route, visit.session().map(|session| &session.identity)) {
             Verdict::Allow => {}
@@ -173,7 +176,7 @@ impl Gateway {
         let outcome = match answer {
             Ok(Answer { response, update }) => {
                 if let Some(update) = update {
-                    self.commit(update, &mut visit, route, id).await;
+                    Box::pin(self.commit(update, &mut visit, route, id)).await;
                 }
                 let later = || self.clone().commit_later(&visit, route, id);
                 Ok(self.forward.deliver(response, way, visit.opened(), later))

@@ -1,7 +1,6 @@
 //! What an app is told of the connection: `X-Forwarded-*`, `Forwarded` (RFC 7239), the request's id
 //! and its trace. What a client says of itself is believed only if it is a trusted proxy.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use http::header::{FORWARDED, HOST};
@@ -84,21 +83,18 @@ impl Forwarded {
     /// Says who asked for which origin.
     pub(super) fn write(&self, fields: &mut HeaderMap, way: Way<'_>, believed: Believed) {
         let Way { peer, origin, request_id, .. } = way;
+        let address = peer.to_string();
         if let Some(origin) = self.origins.get(origin) {
             fields.insert(HOST, origin.authority.clone());
             fields.insert(FORWARDED_HOST, origin.authority.clone());
             fields.insert(PORT, origin.port.clone());
-            let mut element = String::with_capacity(64);
             // RFC 7239, section 6: an IPv6 address stands in brackets and quotes.
-            let _ = match peer {
-                IpAddr::V4(peer) => write!(element, "for={peer}"),
-                IpAddr::V6(peer) => write!(element, "for=\"[{peer}]\""),
-            };
-            element.push_str(&origin.forwarded);
+            let (before, after) = if peer.is_ipv4() { ("", "") } else { ("\"[", "]\"") };
+            let element = ["for=", before, &address, after, &origin.forwarded].concat();
             append(fields, &FORWARDED, &believed.forwarded, element);
         }
         fields.insert(PROTO, HeaderValue::from_static("https"));
-        append(fields, &FOR, &believed.forwarded_for, peer.to_string());
+        append(fields, &FOR, &believed.forwarded_for, address);
         if let Ok(id) = HeaderValue::from_str(request_id) {
             fields.insert(REQUEST_ID, id);
         }
@@ -109,7 +105,7 @@ impl Forwarded {
             }
         } else if let Some(span) = request_id.get(16..)
             // W3C Trace Context, section 3.2: version, trace, parent, and the flag "sampled".
-            && let Ok(trace) = HeaderValue::try_from(format!("00-{request_id}-{span}-01"))
+            && let Ok(trace) = HeaderValue::try_from(["00-", request_id, "-", span, "-01"].concat())
         {
             fields.insert(TRACEPARENT, trace);
         }

@@ -76,15 +76,18 @@ impl Drop for Orphan {
     }
 }
 
-/// An exchange that goes on without whoever awaits it, if the request was received whole by then.
-pub(super) struct Lasting<F: Future + 'static> {
+/// An exchange that may go on without whoever awaits it. It is boxed: hyper moves and keeps what it
+/// is given, and would move and keep all of it.
+pub struct Lasting<F: Future + 'static> {
     exchange: Option<Pin<Box<F>>>,
     whole: Whole,
-    orphans: Rc<Orphans>,
+    /// Where it goes on, if it does.
+    orphans: Option<Rc<Orphans>>,
 }
 
 impl<F: Future + 'static> Lasting<F> {
-    pub(super) fn new(exchange: F, whole: Whole, orphans: Rc<Orphans>) -> Self {
+    /// With `orphans` it goes on without its client, if the request was received whole by then.
+    pub(super) fn new(exchange: F, whole: Whole, orphans: Option<Rc<Orphans>>) -> Self {
         Self { exchange: Some(Box::pin(exchange)), whole, orphans }
     }
 }
@@ -106,9 +109,10 @@ impl<F: Future + 'static> Drop for Lasting<F> {
     fn drop(&mut self) {
         // An upload that broke off must not reach the app as if it were whole.
         if let Some(exchange) = self.exchange.take()
+            && let Some(orphans) = &self.orphans
             && self.whole.get()
         {
-            self.orphans.adopt(exchange);
+            orphans.adopt(exchange);
         }
     }
 }
@@ -145,7 +149,7 @@ mod tests {
         LocalSet::new()
             .run_until(async {
                 let ((exchange, ended), orphans) = (slow(), Rc::<Orphans>::default());
-                leave(Lasting::new(exchange, Whole::default(), orphans.clone())).await;
+                leave(Lasting::new(exchange, Whole::default(), Some(orphans.clone()))).await;
                 assert_eq!(orphans.count.get(), 1);
                 orphans.gone().await;
                 assert!(ended.get());
@@ -160,13 +164,13 @@ mod tests {
                 let orphans = Rc::<Orphans>::default();
                 let whole = Whole(Some(Rc::default()));
                 let (exchange, ended) = slow();
-                leave(Lasting::new(exchange, whole.clone(), orphans.clone())).await;
+                leave(Lasting::new(exchange, whole.clone(), Some(orphans.clone()))).await;
                 orphans.gone().await;
                 assert!(!ended.get());
 
                 whole.set();
                 let (exchange, ended) = slow();
-                leave(Lasting::new(exchange, whole, orphans.clone())).await;
+                leave(Lasting::new(exchange, whole, Some(orphans.clone()))).await;
                 orphans.gone().await;
                 assert!(ended.get());
             })
@@ -179,7 +183,7 @@ mod tests {
             .run_until(async {
                 let orphans = Rc::<Orphans>::default();
                 for _ in 0..MOST + 10 {
-                    leave(Lasting::new(slow().0, Whole::default(), orphans.clone())).await;
+                    leave(Lasting::new(slow().0, Whole::default(), Some(orphans.clone()))).await;
                 }
                 yield_now().await;
                 assert_eq!(orphans.count.get(), MOST);

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -58,7 +58,15 @@ pub struct AccessLog {
     format: LogFormat,
     lines: SyncSender<Vec<u8>>,
     buffer: RefCell<String>,
+    stamp: RefCell<Stamp>,
     metrics: Rc<WorkerMetrics>,
+}
+
+/// The second of the last line, as it is written.
+#[derive(Default)]
+struct Stamp {
+    second: u64,
+    text: String,
 }
 
 impl Writer {
@@ -93,7 +101,13 @@ pub struct LogSender(SyncSender<Vec<u8>>);
 impl LogSender {
     /// The worker's buffer.
     pub fn log(self, format: LogFormat, metrics: Rc<WorkerMetrics>) -> Rc<AccessLog> {
-        Rc::new(AccessLog { format, lines: self.0, buffer: RefCell::default(), metrics })
+        Rc::new(AccessLog {
+            format,
+            lines: self.0,
+            buffer: RefCell::default(),
+            stamp: RefCell::default(),
+            metrics,
+        })
     }
 }
 
@@ -117,11 +131,15 @@ impl AccessLog {
     /// Adds a line.
     pub fn write(&self, line: &AccessLine<'_>) {
         let mut buffer = self.buffer.borrow_mut();
-        // Writing to a string does not fail.
-        let _ = match self.format {
-            LogFormat::Text => text(&mut buffer, line),
-            LogFormat::Json => json(&mut buffer, line),
-        };
+        if buffer.capacity() == 0 {
+            // At once: growing to it would copy every line several times.
+            buffer.reserve(FULL + LONGEST_PATH);
+        }
+        let mut stamp = self.stamp.borrow_mut();
+        match self.format {
+            LogFormat::Text => text(&mut buffer, &mut stamp, line),
+            LogFormat::Json => json(&mut buffer, &mut stamp, line),
+        }
         if buffer.len() >= FULL {
             drop(buffer);
             self.flush();
@@ -134,9 +152,10 @@ impl AccessLog {
         if lines.is_empty() {
             return;
         }
-        let count = lines.matches('\n').count();
-        if self.lines.try_send(lines.into_bytes()).is_err() {
-            (0..count).for_each(|_| self.metrics.dropped_line());
+        if let Err(TrySendError::Full(lines) | TrySendError::Disconnected(lines)) =
+            self.lines.try_send(lines.into_bytes())
+        {
+            lines.split_inclusive(|byte| *byte == b'\n').for_each(|_| self.metrics.dropped_line());
         }
     }
 }
@@ -147,38 +166,87 @@ impl Drop for AccessLog {
     }
 }
 
-fn text(out: &mut String, line: &AccessLine<'_>) -> std::fmt::Result {
-    time(out)?;
-    write!(out, " {} {} {} ", line.client, line.method, line.status)?;
-    out.push_str(line.host);
+// Every request pays for its line: the pieces are put together by hand, for `write!` would take
+// several times as long.
+fn text(out: &mut String, stamp: &mut Stamp, line: &AccessLine<'_>) {
+    stamp.write(out);
+    out.push(' ');
+    address(out, line.client);
+    push(out, &[" ", line.method, " "]);
+    number(out, line.status.into());
+    push(out, &[" ", line.host]);
     escaped(out, line.path);
-    write!(out, " route={} total={}us", line.route, line.total.as_micros())?;
+    push(out, &[" route=", line.route, " total="]);
+    number(out, micros(line.total));
+    out.push_str("us");
     if let Some(upstream) = line.upstream {
-        write!(out, " upstream={}us", upstream.as_micros())?;
+        out.push_str(" upstream=");
+        number(out, micros(upstream));
+        out.push_str("us");
     }
     if let Some(user) = line.user {
-        write!(out, " user={user}")?;
+        push(out, &[" user=", user]);
     }
-    writeln!(out, " id={}", line.request_id)
+    push(out, &[" id=", line.request_id, "\n"]);
 }
 
-fn json(out: &mut String, line: &AccessLine<'_>) -> std::fmt::Result {
+fn json(out: &mut String, stamp: &mut Stamp, line: &AccessLine<'_>) {
     out.push_str("{\"time\":\"");
-    time(out)?;
-    write!(out, "\",\"client\":\"{}\",\"method\":\"", line.client)?;
+    stamp.write(out);
+    out.push_str("\",\"client\":\"");
+    address(out, line.client);
+    out.push_str("\",\"method\":\"");
     escaped(out, line.method);
-    write!(out, "\",\"status\":{},\"host\":\"{}\",\"path\":\"", line.status, line.host)?;
+    out.push_str("\",\"status\":");
+    number(out, line.status.into());
+    push(out, &[",\"host\":\"", line.host, "\",\"path\":\""]);
     escaped(out, line.path);
     out.push_str("\",\"route\":\"");
     escaped(out, line.route);
-    write!(out, "\",\"total_us\":{}", line.total.as_micros())?;
+    out.push_str("\",\"total_us\":");
+    number(out, micros(line.total));
     if let Some(upstream) = line.upstream {
-        write!(out, ",\"upstream_us\":{}", upstream.as_micros())?;
+        out.push_str(",\"upstream_us\":");
+        number(out, micros(upstream));
     }
     if let Some(user) = line.user {
-        write!(out, ",\"user\":\"{user}\"")?;
+        push(out, &[",\"user\":\"", user, "\""]);
     }
-    writeln!(out, ",\"request_id\":\"{}\"}}", line.request_id)
+    push(out, &[",\"request_id\":\"", line.request_id, "\"}\n"]);
+}
+
+fn push(out: &mut String, pieces: &[&str]) {
+    for piece in pieces {
+        out.push_str(piece);
+    }
+}
+
+/// Whole microseconds.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// In decimal digits.
+fn number(out: &mut String, number: u64) {
+    if number >= 10 {
+        self::number(out, number / 10);
+    }
+    out.push(char::from(b'0' + u8::try_from(number % 10).unwrap_or_default()));
+}
+
+fn address(out: &mut String, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (at, octet) in address.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push('.');
+                }
+                number(out, octet.into());
+            }
+        }
+        // Writing to a string does not fail.
+        IpAddr::V6(address) => drop(write!(out, "{address}")),
+    }
 }
 
 /// SECURITY: a path must not begin a new line or a new field (log injection); what is not plain is
@@ -193,16 +261,31 @@ fn escaped(out: &mut String, text: &str) {
     }
 }
 
-/// RFC 3339, in UTC, with milliseconds.
-fn time(out: &mut String) -> std::fmt::Result {
-    #[expect(clippy::disallowed_methods, reason = "a time for people: nothing is decided by it")]
-    let now = SystemTime::now();
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    let millis = since.subsec_millis();
-    write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+impl Stamp {
+    /// Writes the time: RFC 3339, in UTC, with milliseconds.
+    fn write(&mut self, out: &mut String) {
+        #[expect(clippy::disallowed_methods, reason = "for people: nothing is decided by it")]
+        let now = SystemTime::now();
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if since.as_secs() != self.second || self.text.is_empty() {
+            self.second = since.as_secs();
+            self.text.clear();
+            let (days, rest) = (self.second / 86_400, self.second % 86_400);
+            let (year, month, day) = date(days);
+            let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+            // Writing to a string does not fail.
+            let _ = write!(
+                self.text,
+                "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}."
+            );
+        }
+        out.push_str(&self.text);
+        let millis = since.subsec_millis();
+        for digit in [millis / 100, millis / 10 % 10, millis % 10] {
+            number(out, digit.into());
+        }
+        out.push('Z');
+    }
 }
 
 /// The date so many days after 1970-01-01, in the Gregorian calendar: years counted from March in
@@ -240,7 +323,7 @@ mod tests {
     #[test]
     fn a_line_holds_what_it_should() {
         let mut out = String::new();
-        text(&mut out, &line("/a", Some("u1"))).unwrap();
+        text(&mut out, &mut Stamp::default(), &line("/a", Some("u1")));
         let (_, rest) = out.split_once("Z ").unwrap();
         assert_eq!(
             rest,
@@ -253,12 +336,12 @@ mod tests {
         let hostile = "/a\"b\\c\nd\u{1b}[31m ë%0a";
         for format in [text, json] {
             let mut out = String::new();
-            format(&mut out, &line(hostile, None)).unwrap();
+            format(&mut out, &mut Stamp::default(), &line(hostile, None));
             assert_eq!(out.matches('\n').count(), 1);
             assert!(out.contains("/a%22b%5Cc%0Ad%1B[31m%20%C3%AB%0a"), "{out}");
         }
         let mut out = String::new();
-        json(&mut out, &line(hostile, Some("u"))).unwrap();
+        json(&mut out, &mut Stamp::default(), &line(hostile, Some("u")));
         let value: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(value["total_us"], 1500);
     }

@@ -42,6 +42,10 @@ impl<T: AsyncWrite + Unpin> Coalesce<T> {
         if !self.collected.is_empty() && self.collected.len() + more > RECORD {
             ready!(self.write_out(context))?;
         }
+        if self.collected.is_empty() && more < RECORD {
+            // At once: growing to it would copy everything several times.
+            self.collected.reserve(RECORD);
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -78,8 +78,9 @@ impl Connections {
         permit: OwnedSemaphorePermit,
     ) {
         let open = self.metrics.connection();
+        // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
         let handshake = tokio::time::timeout(self.handshake_time, self.tls.accept(stream));
-        let stream = match handshake.await {
+        let stream = match Box::pin(handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
             Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
@@ -92,7 +93,8 @@ impl Connections {
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             watch.multiplexed();
             let stream = Watched { inner: Coalesce::new(stream), watch: watch.clone() };
-            let mut connection = pin!(self.http2.serve_connection(TokioIo::new(stream), exchange));
+            let mut connection =
+                Box::pin(self.http2.serve_connection(TokioIo::new(stream), exchange));
             tokio::select! {
                 _ = connection.as_mut() => return,
                 () = watch.closed() => return,
@@ -154,9 +156,9 @@ fn http2(limits: &Limits) -> http2::Builder<Local> {
 #[derive(Clone)]
 struct Local;
 
-impl<F: Future + 'static> Executor<F> for Local {
+impl<F: Future<Output: 'static> + 'static> Executor<F> for Local {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move { drop(future.await) });
+        tokio::task::spawn_local(future);
     }
 }
 

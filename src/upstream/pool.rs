@@ -84,7 +84,7 @@ impl Pool {
                     let again = if since.elapsed() > FRESH { copy(&request) } else { None };
                     (sender, true, again)
                 }
-                None => match self.connect().await {
+                None => match Box::pin(self.connect()).await {
                     Ok(sender) => (sender, false, None),
                     Err(error) => return Err(NoResponse::Unsent(Box::new(request), error)),
                 },

@@ -180,7 +180,7 @@ async fn somebody_who_cancels_is_told_so_and_can_try_again() {
     assert_eq!(browser.log_in("zoe", "/").await.status, 200);
 }
 
-/// CVE-2021-32792 (mod_auth_openidc), CVE-2024-21496 (caddy-security).
+/// CVE-2021-32792 (`mod_auth_openidc`), CVE-2024-21496 (caddy-security).
 #[tokio::test]
 async fn markup_in_any_parameter_is_not_shown() {
     let (_provider, _app, gateway) = scripted().await;
@@ -192,7 +192,7 @@ async fn markup_in_any_parameter_is_not_shown() {
             url = with(&url, "error", Some("access_denied"));
         }
         for target in [url.as_str(), &format!("/auth/logout?{name}={hostile}")] {
-            let answer = browser.page(&browser.url(target).to_string()).await;
+            let answer = browser.page(browser.url(target).as_str()).await;
             assert!(!answer.text().contains("<script"), "{name}: {}", answer.text());
             assert!(!answer.text().contains("alert("), "{name}: {}", answer.text());
             if answer.is_html() {

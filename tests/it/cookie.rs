@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::{
-    App, Ask, Browser, Gateway, PROTOCOLS, Protocol, Provider, Reply, Stage, raw,
+    App, Ask, Browser, Gateway, PROTOCOLS, Protocol, Provider, Raw, Reply, Stage, raw,
 };
 
 const NAME: &str = "__Host-session";
@@ -165,30 +165,35 @@ async fn every_byte_counts_and_every_failure_looks_the_same() {
     let stage = Stage::new().await;
     let zoe = stage.signed_in("zoe").await;
     let good = zoe.cookie(NAME).unwrap();
-    let browser = stage.gateway.browser();
+    let mut bad: Vec<String> =
+        [1, good.len() / 2, good.len() - 1].map(|cut| good[..cut].to_owned()).into();
+    bad.extend((0..good.len()).map(|at| {
+        let other = if good[at..].starts_with('A') { "B" } else { "A" };
+        format!("{}{other}{}", &good[..at], &good[at + 1..])
+    }));
     let mut looks = std::collections::BTreeSet::new();
-    for at in 0..good.len() {
-        let mut bytes = good.clone().into_bytes();
-        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-        let value = String::from_utf8(bytes).unwrap();
-        browser.set_cookie(NAME, &value);
-        let answer = browser.fetch("/auth/profile").await;
-        let line = answer.set_cookie(NAME).unwrap_or("none").to_owned();
-        let kept: Vec<_> = answer.headers.iter().filter(|(name, _)| *name != "date").collect();
-        looks.insert((answer.status.as_u16(), answer.text(), line, format!("{kept:?}")));
+    // Many on one connection, for there are many.
+    for batch in bad.chunks(64) {
+        let request = |value: &String| {
+            format!("GET /auth/profile HTTP/1.1\r\nHost: localhost\r\nCookie: {NAME}={value}\r\n")
+        };
+        let requests: Vec<String> = batch.iter().map(request).collect();
+        let mut client = Raw::open(&stage.gateway).await;
+        client.send(requests.join("\r\n") + "Connection: close\r\n\r\n").await;
+        let text = client.read_to_close().await;
+        let responses: Vec<&str> = text.split("HTTP/1.1 ").skip(1).collect();
+        assert_eq!(responses.len(), batch.len(), "{text}");
+        for response in responses {
+            let own = |line: &&str| !line.starts_with("date:") && !line.starts_with("connection:");
+            looks.insert(response.lines().filter(own).collect::<Vec<_>>().join("\n"));
+        }
     }
-    for cut in [good.len() / 2, good.len() - 1] {
-        browser.set_cookie(NAME, &good[..cut]);
-        let answer = browser.fetch("/auth/profile").await;
-        let line = answer.set_cookie(NAME).unwrap_or("none").to_owned();
-        let kept: Vec<_> = answer.headers.iter().filter(|(name, _)| *name != "date").collect();
-        looks.insert((answer.status.as_u16(), answer.text(), line, format!("{kept:?}")));
-    }
-    assert_eq!(looks.len(), 1, "{looks:#?}");
-    assert_eq!(looks.first().unwrap().0, 401);
+    let looks: Vec<String> = looks.into_iter().collect();
+    let [look] = &looks[..] else { panic!("{looks:#?}") };
+    assert!(look.starts_with("401") && look.contains(&format!("set-cookie: {NAME}=;")), "{look}");
 }
 
-/// CVE-2021-32791 (mod_auth_openidc): what is sealed for one purpose opens for no other.
+/// CVE-2021-32791 (`mod_auth_openidc`): what is sealed for one purpose opens for no other.
 #[tokio::test]
 async fn a_cookie_under_another_name_or_for_another_purpose_does_not_open() {
     let stage = Stage::new().await;
@@ -214,7 +219,7 @@ async fn a_cookie_under_another_name_or_for_another_purpose_does_not_open() {
     assert_eq!(browser.fetch("/").await.status, 401);
 }
 
-/// CVE-2024-24814 (mod_auth_openidc), CVE-2026-55149: the count of parts came from the client.
+/// CVE-2024-24814 (`mod_auth_openidc`), CVE-2026-55149: the count of parts came from the client.
 #[tokio::test]
 async fn a_thousand_parts_are_no_session_and_no_work() {
     let stage = Stage::with(|builder, app| {
@@ -233,18 +238,21 @@ async fn a_thousand_parts_are_no_session_and_no_work() {
     ] {
         let request =
             format!("GET /auth/profile HTTP/1.1\r\nHost: localhost\r\nCookie: {cookies}\r\n\r\n");
-        let start = Instant::now();
-        let response = raw::exchange(&stage.gateway, request).await;
-        let took = start.elapsed();
-        assert_eq!(raw::status(&response), 401, "{response}");
-        // The work itself is under a millisecond; this machine may be busy.
-        assert!(took < Duration::from_millis(500), "{took:?}");
+        // The machine may be busy: the quickest of several counts. Handshake and all.
+        let mut quickest = Duration::MAX;
+        for _ in 0..5 {
+            let start = Instant::now();
+            let response = raw::exchange(&stage.gateway, &request).await;
+            quickest = quickest.min(start.elapsed());
+            assert_eq!(raw::status(&response), 401, "{response}");
+        }
+        assert!(quickest < Duration::from_millis(200), "{quickest:?}");
     }
     let grown = stage.gateway.resident().saturating_sub(before);
     assert!(grown < 20_000, "{grown} kB more");
 }
 
-/// CVE-2023-28625 (mod_auth_openidc): a NULL pointer for a cookie of semicolons.
+/// CVE-2023-28625 (`mod_auth_openidc`): a NULL pointer for a cookie of semicolons.
 #[tokio::test]
 async fn odd_cookie_lines_break_nothing() {
     let stage = Stage::new().await;
@@ -255,7 +263,7 @@ async fn odd_cookie_lines_break_nothing() {
         (String::new(), 401),
         ("=".to_owned(), 401),
         (";".repeat(5000), 401),
-        (format!("{NAME}"), 401),
+        (NAME.to_owned(), 401),
         (format!("x{cookie}"), 401),
         (format!("a=\"; {cookie}"), 200),
         (format!(";;{cookie};;"), 200),

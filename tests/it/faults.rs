@@ -101,7 +101,7 @@ async fn run(askers: Vec<Asker>, zoe: &Browser, report: &Report) {
             }
         }
     });
-    join_all(scripts.collect()).await;
+    join_all(scripts).await;
 }
 
 /// Counts what is there against what was answered.

@@ -215,7 +215,7 @@ async fn open_routes_are_open_and_only_an_optional_one_tells_the_user() {
     }
 }
 
-/// CVE-2025-31492 (mod_auth_openidc): the protected page came along after the redirect's body.
+/// CVE-2025-31492 (`mod_auth_openidc`): the protected page came along after the redirect's body.
 #[tokio::test]
 async fn who_is_not_signed_in_gets_our_page_and_the_app_hears_nothing() {
     let stage = Stage::new().await;

@@ -163,7 +163,8 @@ async fn every_part_of_a_large_session_is_deleted_as_it_was_set() {
     })
     .await;
     let zoe = stage.signed_in("zoe").await;
-    let draft: String = (0..7000).map(|at| char::from(b'a' + (at * at % 26) as u8)).collect();
+    let draft: String =
+        (0..7000).map(|at| char::from(b'a' + u8::try_from(at * at % 26).unwrap())).collect();
     stage.update(&zoe, json!({ "draft": draft }).to_string()).await;
     let parts = zoe.cookies("__Secure-s");
     assert!(parts.len() >= 3, "{parts:?}");

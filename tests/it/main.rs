@@ -12,12 +12,14 @@
 
 mod support;
 
+mod admin;
 mod callback;
 mod chromium;
 mod contract;
 mod cookie;
 mod demo;
 mod faults;
+mod forward;
 mod identity;
 mod legacy_apps;
 mod live;
@@ -26,9 +28,13 @@ mod logout;
 mod model;
 mod oidc_provider;
 mod paths;
+mod process;
 mod races;
 mod redirects;
 mod session;
 mod stripping;
+mod three_gateways;
+mod tls;
 mod trailers;
 mod update;
+mod upgrade;

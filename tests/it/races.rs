@@ -36,7 +36,7 @@ async fn at_once(field: &Field, protocol: Protocol, jar: &Jar, dice: &mut Dice) 
         assert_eq!(answer.status, 200);
         answer
     });
-    let (mut answers, ()) = tokio::join!(join_all(asked.collect()), field.release(MANY));
+    let (mut answers, ()) = tokio::join!(join_all(asked), field.release(MANY));
     dice.shuffle(&mut answers);
     answers
 }
@@ -98,6 +98,8 @@ async fn everything_at_once(field: &mut Field, zoe: &Browser) {
     if field.gateways.len() == 1 {
         // Nobody else takes its requests meanwhile.
         storm(askers(field), zoe, 0..MANY / 2, &ups).await;
+        // Its memory goes with it: what the last answer brought may not be the newest.
+        zoe.profile().await.unwrap();
         field.gateways[0].rewrite("secrets", &secrets(&[NEW, OLD]));
         field.gateways[0].restart().await;
         storm(askers(field), zoe, MANY / 2..MANY, &ups).await;
@@ -156,7 +158,7 @@ async fn storm(askers: Vec<Asker>, zoe: &Browser, range: Range<usize>, up: &[Ato
             }
         }
     });
-    join_all(scripts.collect()).await;
+    join_all(scripts).await;
 }
 
 /// A use is written down every second; a token of four seconds is replaced long before its end.
@@ -206,7 +208,7 @@ async fn logout(field: &Field, protocol: Protocol, number: usize, seed: u64) -> 
         assert!(answer.status.is_redirection());
         answer
     };
-    let (mut answers, out) = tokio::join!(join_all(updates.collect()), logging_out);
+    let (mut answers, out) = tokio::join!(join_all(updates), logging_out);
     Dice::new(seed).shuffle(&mut answers);
     // Some answers come before the logout's, the rest after.
     let early = number % 20;
@@ -226,7 +228,7 @@ async fn two_hundred_logouts(field: &Field, protocol: Protocol) {
     let mut alive = 0;
     for round in 0..10 {
         let rounds = (0..20).map(|part| logout(field, protocol, round * 20 + part, dice.any()));
-        alive += join_all(rounds.collect()).await.into_iter().filter(|alive| *alive).count();
+        alive += join_all(rounds).await.into_iter().filter(|alive| *alive).count();
     }
     let applied = field.app.seen().iter().filter(|seen| seen.target.contains("/set/")).count();
     eprintln!("{protocol:?}: {alive} of 200 sessions came back; {applied} answers with updates");
@@ -266,7 +268,7 @@ async fn a_hundred_on_an_expired_token(field: &Field) {
                 asker.ask("/token", jar).await.unwrap()
             }
         });
-        let answers = join_all(asked.collect()).await;
+        let answers = join_all(asked).await;
         let good = answers.iter().filter(|answer| answer.status == 200).count();
         let calls = field.provider.grants("refresh_token").len() - before;
         eprintln!("{protocol:?}: {good} of 100 answers are good, {calls} refresh");

@@ -4,7 +4,7 @@ use url::Url;
 
 use crate::support::{App, Ask, Browser, Gateway, PROTOCOLS, Scripted, Stage, raw};
 
-/// CVE-2020-5233, CVE-2020-11053, CVE-2020-4037 (oauth2-proxy), CVE-2021-32786 (mod_auth_openidc).
+/// CVE-2020-5233, CVE-2020-11053, CVE-2020-4037 (oauth2-proxy), CVE-2021-32786 (`mod_auth_openidc`).
 const HOSTILE: [&str; 26] = [
     "/\\evil.example",
     "//evil.example",
@@ -61,7 +61,7 @@ async fn a_way_back_after_login_is_on_our_own_origin() {
     }
 }
 
-/// CVE-2022-23527, CVE-2019-14857 (mod_auth_openidc): the same on logout.
+/// CVE-2022-23527, CVE-2019-14857 (`mod_auth_openidc`): the same on logout.
 #[tokio::test]
 async fn a_way_back_after_logout_is_on_our_own_origin() {
     let stage = Stage::new().await;

@@ -58,7 +58,7 @@ async fn stage() -> Stage {
 }
 
 /// CVE-2025-64484, CVE-2026-54763, CVE-2026-52845 (oauth2-proxy and others), Traefik GHSA-rf44,
-/// CVE-2018-1283 (Apache mod_session).
+/// CVE-2018-1283 (Apache `mod_session`).
 #[tokio::test]
 async fn no_spelling_of_the_gateways_names_reaches_an_app() {
     let stage = stage().await;

@@ -40,6 +40,7 @@ pub(crate) mod wire;
 
 pub(crate) use app::{App, Reply};
 pub(crate) use browser::Browser;
+pub(crate) use futures_util::future::join_all;
 pub(crate) use gateway::Gateway;
 pub(crate) use provider::{Provider, Scripted};
 pub(crate) use raw::Raw;
@@ -77,27 +78,4 @@ pub(crate) fn free_port() -> u16 {
             return port;
         }
     }
-}
-
-/// Waits for all of them at once.
-pub(crate) async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    let mut pending: Vec<_> = futures.into_iter().map(Box::pin).map(Some).collect();
-    let mut done: Vec<_> = pending.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (future, output) in pending.iter_mut().zip(&mut done) {
-            if let Some(running) = future
-                && let std::task::Poll::Ready(value) = running.as_mut().poll(context)
-            {
-                *output = Some(value);
-                *future = None;
-            }
-        }
-        if done.iter().all(Option::is_some) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    done.into_iter().flatten().collect()
 }

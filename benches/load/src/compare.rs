@@ -12,7 +12,7 @@ use clap::Args;
 use crate::client::Connection;
 use crate::proxies::Bench;
 use crate::report::{self, Sample};
-use crate::rows::{Contender, Load, ROWS, Row};
+use crate::rows::{Contender, KEYS, Load, Row, rows};
 use crate::{closed_loop, h2load, handshakes};
 
 /// What can be asked for.
@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// The gateway's binary.
     #[arg(long, default_value = "target/dist/vestibule")]
     gateway: PathBuf,
+    /// An earlier build of the gateway, held against the first in the same rounds.
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// Where configurations and the programs' errors go; emptied first.
     #[arg(long, default_value = "benches/run")]
     directory: PathBuf,
@@ -44,12 +47,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         if options.quick { (3, 0.5) } else { (options.rounds, options.seconds) };
     ensure!((1..=1000).contains(&rounds), "--rounds has to be 1 to 1000");
     ensure!((0.1..=60.0).contains(&seconds), "--seconds has to be 0.1 to 60");
-    let known = |key: &String| ROWS.iter().any(|row| row.key == *key);
-    ensure!(options.only.iter().all(known), "--only knows idle, h1, h2, handshakes, large, update");
-    let chosen = |row: &&Row| options.only.is_empty() || options.only.iter().any(|k| k == row.key);
+    let known = |key: &String| KEYS.contains(&key.as_str());
+    ensure!(options.only.iter().all(known), "--only knows {}", KEYS.join(", "));
+    let chosen = |row: &Row| options.only.is_empty() || options.only.iter().any(|k| k == row.key);
 
-    let bench = Bench::start(&options.gateway, &options.directory)?;
-    for row in ROWS.iter().filter(chosen) {
+    let before = options.before.as_deref();
+    let bench = Bench::start(&options.gateway, before, &options.directory)?;
+    for row in &rows(before.is_some()) {
+        if !chosen(row) {
+            continue;
+        }
         let table = match row.load {
             Load::Idle(connections) => idle(&bench, row, connections)?,
             _ => cost(&bench, row, rounds, Duration::from_secs_f64(seconds))?,
@@ -62,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn cost(bench: &Bench, row: &Row, rounds: usize, time: Duration) -> Result<String> {
     let mut samples = vec![Vec::with_capacity(rounds); row.contenders.len()];
-    for contender in row.contenders {
+    for contender in &row.contenders {
         slice(bench, row.load, contender, time.min(Duration::from_millis(500)))?;
     }
     for round in 0..rounds {
@@ -98,7 +105,7 @@ fn slice(bench: &Bench, load: Load, contender: &Contender, time: Duration) -> Re
 /// How much memory each contender's process grows by for a connection that is kept open.
 fn idle(bench: &Bench, row: &Row, connections: usize) -> Result<String> {
     let mut bytes = Vec::new();
-    for contender in row.contenders {
+    for contender in &row.contenders {
         let running = bench.proxy(contender.proxy)?;
         let cookie = contender.cookie.then_some(bench.cookie.as_str());
         let request = running.target.request(contender.path, cookie);

@@ -26,17 +26,18 @@ pub(crate) enum Proxy {
     Haproxy,
     /// The gateway.
     Vestibule,
+    /// An earlier build of it.
+    Before,
 }
 
 impl Proxy {
-    const ALL: [Self; 4] = [Self::Nginx, Self::NginxAgain, Self::Haproxy, Self::Vestibule];
-
     fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
             Self::NginxAgain => "nginx-again",
             Self::Haproxy => "haproxy",
             Self::Vestibule => "vestibule",
+            Self::Before => "vestibule-before",
         }
     }
 }
@@ -59,9 +60,10 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Starts the origin and every proxy; `gateway` is the gateway's binary. `directory` is
-    /// emptied, and holds configurations and what the programs complain of.
-    pub(crate) fn start(gateway: &Path, directory: &Path) -> Result<Self> {
+    /// Starts the origin and every proxy; `gateway` is the gateway's binary, `before` that of an
+    /// earlier build. `directory` is emptied, and holds configurations and what the programs
+    /// complain of.
+    pub(crate) fn start(gateway: &Path, before: Option<&Path>, directory: &Path) -> Result<Self> {
         if directory.exists() {
             fs::remove_dir_all(directory)?;
         }
@@ -81,8 +83,16 @@ impl Bench {
         )?
         .listening(address, &directory)?;
         let cookie = session::cookie(SECRET, &issuer)?;
-        let places = Places { directory, origin: address, issuer, gateway: gateway.to_owned() };
-        let running = Proxy::ALL.into_iter().map(|proxy| places.start(proxy));
+        let places = Places { directory, origin: address, issuer };
+        let programs = [
+            (Proxy::Nginx, Some(Path::new("nginx"))),
+            (Proxy::NginxAgain, Some(Path::new("nginx"))),
+            (Proxy::Haproxy, Some(Path::new("haproxy"))),
+            (Proxy::Vestibule, Some(gateway)),
+            (Proxy::Before, before),
+        ];
+        let present = programs.into_iter().filter_map(|(proxy, program)| Some((proxy, program?)));
+        let running = present.map(|(proxy, program)| places.start(proxy, program));
         let bench = Self { running: running.collect::<Result<_>>()?, cookie, _origin: origin };
         bench.check()?;
         Ok(bench)
@@ -106,16 +116,22 @@ impl Bench {
         let nginx = self.told(self.proxy(Proxy::Nginx)?, "/checked/echo")?.body.to_lowercase();
         ensure!(nginx.contains("x-auth-user: auth0|"), "nginx does not check:\n{nginx}");
 
-        let vestibule = self.proxy(Proxy::Vestibule)?;
+        let gateways = [Proxy::Vestibule, Proxy::Before];
+        let mut gateways = self.running.iter().filter(|running| gateways.contains(&running.proxy));
+        gateways.try_for_each(|gateway| self.check_gateway(gateway))
+    }
+
+    fn check_gateway(&self, gateway: &Running) -> Result<()> {
         let user = format!("x-forwarded-user: {}", session::SUBJECT);
-        let signed_in = self.told(vestibule, origin::ECHO_PATH)?;
+        let signed_in = self.told(gateway, origin::ECHO_PATH)?;
         let body = signed_in.body.to_lowercase();
         ensure!(body.contains(&user), "the gateway does not know the session:\n{body}");
         ensure!(!body.contains("-session="), "the gateway passes the session on:\n{body}");
         let head = signed_in.head.to_lowercase();
         ensure!(!head.contains("set-cookie"), "the gateway writes the session:\n{head}");
-        let public = self.told(vestibule, "/public/echo")?;
-        ensure!(public.status == 200 && !public.body.to_lowercase().contains(&user));
+        let public = self.told(gateway, "/public/echo")?;
+        ensure!(public.status == 200, "a public path is answered {}", public.status);
+        ensure!(!public.body.to_lowercase().contains(&user), "a public path tells of the user");
         Ok(())
     }
 
@@ -132,18 +148,17 @@ struct Places {
     directory: PathBuf,
     origin: SocketAddr,
     issuer: String,
-    gateway: PathBuf,
 }
 
 impl Places {
-    fn start(&self, proxy: Proxy) -> Result<Running> {
+    fn start(&self, proxy: Proxy, program: &Path) -> Result<Running> {
         let address = free_address()?;
         let target = Target::new(address)?;
         let name = proxy.name();
         let (file, text) = match proxy {
             Proxy::Nginx | Proxy::NginxAgain => ("conf", include_str!("../conf/nginx.conf")),
             Proxy::Haproxy => ("cfg", include_str!("../conf/haproxy.cfg")),
-            Proxy::Vestibule => ("toml", include_str!("../conf/gateway.toml")),
+            Proxy::Vestibule | Proxy::Before => ("toml", include_str!("../conf/gateway.toml")),
         };
         let text = text
             .replace("@NAME@", name)
@@ -156,10 +171,10 @@ impl Places {
         let file = self.directory.join(format!("{name}.{file}"));
         fs::write(&file, text)?;
         let file = file.display().to_string();
-        let (program, arguments) = match proxy {
-            Proxy::Nginx | Proxy::NginxAgain => (Path::new("nginx"), vec!["-c", &file]),
-            Proxy::Haproxy => (Path::new("haproxy"), vec!["-db", "-f", &file]),
-            Proxy::Vestibule => (self.gateway.as_path(), vec!["serve", "-c", &file]),
+        let arguments = match proxy {
+            Proxy::Nginx | Proxy::NginxAgain => vec!["-c", &file],
+            Proxy::Haproxy => vec!["-db", "-f", &file],
+            Proxy::Vestibule | Proxy::Before => vec!["serve", "-c", &file],
         };
         let process = Process::start(name, PROXY_CORE, program, &arguments, &self.directory)?
             .listening(address, &self.directory)?;

@@ -13,7 +13,7 @@ pub(crate) struct Row {
     /// The load.
     pub(crate) load: Load,
     /// Who bears it, in the table's order.
-    pub(crate) contenders: &'static [Contender],
+    pub(crate) contenders: Vec<Contender>,
 }
 
 /// A kind of load.
@@ -30,9 +30,10 @@ pub(crate) enum Load {
 }
 
 /// A request through a proxy.
+#[derive(Clone)]
 pub(crate) struct Contender {
     /// As the table names it.
-    pub(crate) label: &'static str,
+    pub(crate) label: String,
     /// Through which.
     pub(crate) proxy: Proxy,
     /// For what.
@@ -40,94 +41,112 @@ pub(crate) struct Contender {
     /// Whether the session cookie is sent.
     pub(crate) cookie: bool,
     /// The contenders that it is held against, by their place.
-    pub(crate) against: &'static [usize],
+    pub(crate) against: Vec<usize>,
 }
 
-/// All rows. Memory is first: it is measured on processes that have done nothing yet.
-pub(crate) const ROWS: [Row; 6] = [
-    Row {
-        key: "idle",
-        title: "Memory of an idle TLS connection, after one request",
-        load: Load::Idle(2000),
-        contenders: &[
-            plain("nginx", Proxy::Nginx, "/", &[]),
-            plain("HAProxy", Proxy::Haproxy, "/", &[0]),
-            with_cookie("vestibule, signed in", Proxy::Vestibule, "/", &[0]),
-        ],
-    },
-    Row {
-        key: "h1",
-        title: "HTTP/1.1, 64 connections, 1 KiB answers",
-        load: Load::ClosedLoop(64),
-        contenders: &[
-            with_cookie("nginx, the same request", Proxy::Nginx, "/", &[]),
-            with_cookie("nginx again (A/A)", Proxy::NginxAgain, "/", &[0]),
-            with_cookie("nginx + auth_request", Proxy::Nginx, "/checked/", &[0]),
-            plain("nginx, without the cookie", Proxy::Nginx, "/", &[0]),
-            plain("HAProxy, without the cookie", Proxy::Haproxy, "/", &[3]),
-            plain("vestibule, public route, without the cookie", Proxy::Vestibule, PUBLIC, &[3]),
-            with_cookie("**vestibule, signed in**", Proxy::Vestibule, "/", &[0, 2]),
-        ],
-    },
-    Row {
-        key: "h2",
-        title: "HTTP/2, 32 connections of 10 streams, 1 KiB answers",
-        load: Load::Http2,
-        contenders: &[
-            with_cookie("nginx, the same request", Proxy::Nginx, "/", &[]),
-            plain("nginx, without the cookie", Proxy::Nginx, "/", &[0]),
-            plain("HAProxy, without the cookie", Proxy::Haproxy, "/", &[1]),
-            with_cookie("**vestibule, signed in**", Proxy::Vestibule, "/", &[0, 2]),
-        ],
-    },
-    Row {
-        key: "handshakes",
-        title: "Full TLS 1.3 handshakes, one request each",
-        load: Load::Handshakes(16),
-        contenders: &[
-            with_cookie("nginx, the same request", Proxy::Nginx, "/", &[]),
-            with_cookie("**vestibule, signed in**", Proxy::Vestibule, "/", &[0]),
-        ],
-    },
-    Row {
-        key: "large",
-        title: "HTTP/1.1, 8 connections, 1 MiB answers",
-        load: Load::ClosedLoop(8),
-        contenders: &[
-            with_cookie("nginx, the same request", Proxy::Nginx, LARGE_PATH, &[]),
-            with_cookie("**vestibule, signed in**", Proxy::Vestibule, LARGE_PATH, &[0]),
-        ],
-    },
-    Row {
-        key: "update",
-        title: "A session update on every answer (HTTP/1.1, 64 connections, 1 KiB)",
-        load: Load::ClosedLoop(64),
-        contenders: &[
-            with_cookie("vestibule, no update", Proxy::Vestibule, "/", &[]),
-            with_cookie("vestibule, update", Proxy::Vestibule, UPDATE_PATH, &[0]),
-        ],
-    },
-];
+/// What can be chosen.
+pub(crate) const KEYS: [&str; 6] = ["idle", "h1", "h2", "handshakes", "large", "update"];
+
+/// All rows, in the order of [`KEYS`]. Memory is first: it is measured on processes that have done
+/// nothing yet. `before`: the gateway's earlier build bears what the gateway bears.
+pub(crate) fn rows(before: bool) -> Vec<Row> {
+    let mut rows: Vec<_> = KEYS.iter().filter_map(|key| row(key)).collect();
+    if before {
+        for row in &mut rows {
+            add_before(&mut row.contenders);
+        }
+    }
+    rows
+}
 
 /// A path on the gateway's public route.
 const PUBLIC: &str = "/public/";
 
-const fn plain(
-    label: &'static str,
-    proxy: Proxy,
-    path: &'static str,
-    against: &'static [usize],
-) -> Contender {
-    Contender { label, proxy, path, cookie: false, against }
+fn row(key: &'static str) -> Option<Row> {
+    use Proxy::{Haproxy, Nginx, NginxAgain, Vestibule};
+    let (load, title, contenders) = match key {
+        "idle" => (
+            Load::Idle(2000),
+            "Memory of an idle TLS connection, after one request",
+            vec![
+                plain("nginx", Nginx, "/", &[]),
+                plain("HAProxy", Haproxy, "/", &[0]),
+                with_cookie("**vestibule, signed in**", Vestibule, "/", &[0]),
+            ],
+        ),
+        "h1" => (
+            Load::ClosedLoop(64),
+            "HTTP/1.1, 64 connections, 1 KiB answers",
+            vec![
+                with_cookie("nginx, the same request", Nginx, "/", &[]),
+                with_cookie("nginx again (A/A)", NginxAgain, "/", &[0]),
+                with_cookie("nginx + auth_request", Nginx, "/checked/", &[0]),
+                plain("nginx, without the cookie", Nginx, "/", &[0]),
+                plain("HAProxy, without the cookie", Haproxy, "/", &[3]),
+                plain("vestibule, public route, without the cookie", Vestibule, PUBLIC, &[3]),
+                with_cookie("**vestibule, signed in**", Vestibule, "/", &[0, 2]),
+            ],
+        ),
+        "h2" => (
+            Load::Http2,
+            "HTTP/2, 32 connections of 10 streams, 1 KiB answers",
+            vec![
+                with_cookie("nginx, the same request", Nginx, "/", &[]),
+                plain("nginx, without the cookie", Nginx, "/", &[0]),
+                plain("HAProxy, without the cookie", Haproxy, "/", &[1]),
+                with_cookie("**vestibule, signed in**", Vestibule, "/", &[0, 2]),
+            ],
+        ),
+        "handshakes" => (
+            Load::Handshakes(16),
+            "Full TLS 1.3 handshakes, one request each",
+            vec![
+                with_cookie("nginx, the same request", Nginx, "/", &[]),
+                with_cookie("**vestibule, signed in**", Vestibule, "/", &[0]),
+            ],
+        ),
+        "large" => (
+            Load::ClosedLoop(8),
+            "HTTP/1.1, 8 connections, 1 MiB answers",
+            vec![
+                with_cookie("nginx, the same request", Nginx, LARGE_PATH, &[]),
+                with_cookie("**vestibule, signed in**", Vestibule, LARGE_PATH, &[0]),
+            ],
+        ),
+        "update" => (
+            Load::ClosedLoop(64),
+            "A session update on every answer (HTTP/1.1, 64 connections, 1 KiB answers)",
+            vec![
+                with_cookie("vestibule, no update", Vestibule, "/", &[]),
+                with_cookie("**vestibule, update**", Vestibule, UPDATE_PATH, &[0]),
+            ],
+        ),
+        _ => return None,
+    };
+    Some(Row { key, title, load, contenders })
 }
 
-const fn with_cookie(
-    label: &'static str,
-    proxy: Proxy,
-    path: &'static str,
-    against: &'static [usize],
-) -> Contender {
+fn plain(label: &str, proxy: Proxy, path: &'static str, against: &[usize]) -> Contender {
+    Contender { label: label.to_owned(), proxy, path, cookie: false, against: against.to_vec() }
+}
+
+fn with_cookie(label: &str, proxy: Proxy, path: &'static str, against: &[usize]) -> Contender {
     Contender { cookie: true, ..plain(label, proxy, path, against) }
+}
+
+/// Adds the earlier build to a row, and holds the gateway against it.
+fn add_before(contenders: &mut Vec<Contender>) {
+    for at in 0..contenders.len() {
+        let place = contenders.len();
+        let Some(now) = contenders.get_mut(at) else { return };
+        if now.proxy == Proxy::Vestibule {
+            let label = format!("before: {}", now.label.trim_matches('*'));
+            let earlier =
+                Contender { label, proxy: Proxy::Before, against: Vec::new(), ..now.clone() };
+            now.against.push(place);
+            contenders.push(earlier);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -135,11 +154,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_key_has_a_row() {
+        assert!(rows(false).iter().map(|row| row.key).eq(KEYS));
+    }
+
+    #[test]
     fn each_contender_is_held_against_others_of_its_row() {
-        for row in &ROWS {
+        for row in rows(true) {
             for (at, contender) in row.contenders.iter().enumerate() {
-                assert!(contender.against.iter().all(|other| *other < at), "{}", row.key);
+                let others = row.contenders.len();
+                let sound = |other: &usize| *other != at && *other < others;
+                assert!(contender.against.iter().all(sound), "{} {at}", row.key);
             }
+        }
+    }
+
+    #[test]
+    fn an_earlier_build_bears_what_the_gateway_bears() {
+        for row in rows(true) {
+            let of = |proxy| row.contenders.iter().filter(move |c| c.proxy == proxy);
+            let asks = |c: &Contender| (c.path, c.cookie);
+            assert!(of(Proxy::Vestibule).map(asks).eq(of(Proxy::Before).map(asks)), "{}", row.key);
         }
     }
 }

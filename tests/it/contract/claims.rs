@@ -70,7 +70,7 @@ async fn parallel_updates_all_survive_whichever_response_comes_last(store: &Stor
             visit
         }
     });
-    for visit in join_all(visits.collect()).await {
+    for visit in join_all(visits).await {
         let mut jar = jar.clone();
         here.answer(&visit, &mut jar, now);
         let seen = here.view(&jar, now).await.unwrap();
@@ -88,7 +88,7 @@ async fn an_addition_is_exact_however_many_add(store: &Store) {
         let (worker, mut jar) = (&workers[n % 3], jar.clone());
         async move { worker.update(&mut jar, json!({ "n": { "$add": 1 } }), now).await.unwrap() }
     });
-    join_all(additions.collect()).await;
+    join_all(additions).await;
     assert_eq!(workers[0].view(&jar, now).await.unwrap()["n"], 300);
 }
 

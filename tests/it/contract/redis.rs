@@ -178,7 +178,7 @@ async fn gateways_see_each_others_changes_at_once() {
                 worker.update(&mut jar, patch, now).await.unwrap();
             }
         });
-        join_all(additions.collect()).await;
+        join_all(additions).await;
         let seen = workers[1].view(&jar, now).await.unwrap();
         assert_eq!(seen["n"], 300);
         assert!((0..300).all(|n| seen[format!("k{n}")] == n));

@@ -110,13 +110,11 @@ impl Field {
 
     /// Updates that the gateways said they could not save.
     pub(crate) async fn said_lost(&self) -> usize {
-        let mut sum = 0.0;
+        let mut sum = 0;
         for gateway in &self.gateways {
             sum += gateway.metric("vestibule_session_updates_lost_total").await;
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let sum = sum as usize;
-        sum
+        usize::try_from(sum).unwrap()
     }
 }
 

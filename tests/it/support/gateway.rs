@@ -22,8 +22,8 @@ pub(crate) struct Builder {
     sections: Vec<(&'static str, Vec<String>)>,
     routes: Vec<String>,
     issuer: String,
-    environment: Vec<(String, String)>,
     ready: bool,
+    one_certificate: bool,
 }
 
 /// A running gateway. It is killed with its value.
@@ -46,8 +46,8 @@ impl Gateway {
             sections: Vec::new(),
             routes: Vec::new(),
             issuer: provider.issuer().to_owned(),
-            environment: Vec::new(),
             ready: true,
+            one_certificate: false,
         }
     }
 
@@ -78,10 +78,10 @@ impl Gateway {
 
     /// The number in `/metrics` on the line that begins with this name and these labels; 0 if there
     /// is none.
-    pub(crate) async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
         let text = self.admin("/metrics").await.text();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0.0, |number| number.parse().unwrap())
+        line.map_or(0, |number| number.parse().unwrap())
     }
 
     /// What it wrote to its log.
@@ -117,17 +117,12 @@ impl Gateway {
         until("the gateway ends", async || self.child.try_wait().unwrap()).await
     }
 
-    /// Whether the process is still there.
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
     /// Ends the process and starts it anew, with the same file.
     pub(crate) async fn restart(&mut self) {
         self.signal("TERM");
         let status = self.ended().await;
         assert!(status.success(), "{status}: {}", self.log());
-        self.child = spawn(self.directory.path(), &[]);
+        self.child = spawn(self.directory.path());
         self.reachable(true).await;
     }
 
@@ -144,7 +139,7 @@ impl Gateway {
 
     /// Starts it again after a [`Gateway::kill`], with the same file.
     pub(crate) async fn start_again(&mut self) {
-        self.child = spawn(self.directory.path(), &[]);
+        self.child = spawn(self.directory.path());
         self.reachable(true).await;
     }
 
@@ -254,9 +249,9 @@ impl Builder {
         self.line("log", line)
     }
 
-    /// A variable of the environment.
-    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
+    /// All hosts have the same certificate.
+    pub(crate) fn one_certificate(mut self) -> Self {
+        self.one_certificate = true;
         self
     }
 
@@ -270,8 +265,10 @@ impl Builder {
     pub(crate) async fn start(self) -> Gateway {
         let directory = TempDir::new().unwrap();
         let path = directory.path();
-        for host in &self.hosts {
-            let Pair { cert, key } = authority().issue(&[host]);
+        let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
+        for host in &hosts {
+            let names = if self.one_certificate { &hosts } else { std::slice::from_ref(host) };
+            let Pair { cert, key } = authority().issue(names);
             fs::write(path.join(format!("{host}.pem")), cert).unwrap();
             fs::write(path.join(format!("{host}.key")), key).unwrap();
         }
@@ -282,7 +279,7 @@ impl Builder {
         fs::write(path.join("gateway.toml"), self.text(http, admin)).unwrap();
         let host = &self.hosts[0];
         let url = |scheme, port| Url::parse(&format!("{scheme}://{host}:{port}/")).unwrap();
-        let child = spawn(path, &self.environment);
+        let child = spawn(path);
         let mut gateway = Gateway {
             url: url("https", self.port),
             admin: url("http", admin),
@@ -337,7 +334,7 @@ impl Builder {
     }
 }
 
-fn spawn(directory: &Path, environment: &[(String, String)]) -> Child {
+fn spawn(directory: &Path) -> Child {
     let file =
         |name: &str| File::options().create(true).append(true).open(directory.join(name)).unwrap();
     Command::new(env!("CARGO_BIN_EXE_vestibule"))
@@ -346,7 +343,6 @@ fn spawn(directory: &Path, environment: &[(String, String)]) -> Child {
         // For apps and providers behind TLS.
         .env("SSL_CERT_FILE", "authority.pem")
         .env_remove("SSL_CERT_DIR")
-        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdout(file("stdout"))
         .stderr(file("stderr"))
         .spawn()

@@ -32,8 +32,6 @@ pub(crate) enum From {
     SameSite,
     /// A link or a redirect of another site.
     Link,
-    /// Another site's form, frame or script.
-    Elsewhere,
 }
 
 impl Jar {
@@ -64,7 +62,6 @@ impl Jar {
             let allowed = match from {
                 From::SameSite => true,
                 From::Link => same_site != "Strict",
-                From::Elsewhere => same_site == "None",
             };
             allowed
                 && (cookie.domain == host || cookie.subdomains && below(host, &cookie.domain))

@@ -80,9 +80,7 @@ impl Peer {
     /// The next request, whole; none when the gateway has closed. It is recorded.
     pub(crate) async fn request(&mut self) -> Option<Seen> {
         let mut seen = self.head().await?;
-        if self.body(&mut seen).await.is_none() {
-            return None;
-        }
+        self.body(&mut seen).await?;
         self.record(&seen);
         Some(seen)
     }
@@ -96,7 +94,7 @@ impl Peer {
     pub(crate) async fn head(&mut self) -> Option<Seen> {
         let raw = self.take_until(b"\r\n\r\n").await?;
         let text = raw.strip_suffix(b"\r\n\r\n").unwrap();
-        let mut lines = text.split(|byte| *byte == b'\n').map(|line| line.trim_ascii());
+        let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
         let first = String::from_utf8_lossy(lines.next().unwrap()).into_owned();
         let mut words = first.split(' ').map(str::to_owned);
         let method = words.next().unwrap_or_default();

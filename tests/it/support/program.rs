@@ -53,6 +53,12 @@ impl Program {
         .await;
     }
 
+    /// Asks it to end (SIGTERM), and waits until it has.
+    pub(crate) fn terminate(&mut self, limit: Duration) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        self.wait(limit);
+    }
+
     /// Gives it this long to end by itself.
     pub(crate) fn wait(&mut self, limit: Duration) {
         let start = Instant::now();

@@ -67,9 +67,8 @@ impl Provider {
 
     /// Nobody answers at its address any more.
     pub(crate) async fn go_down(&self) {
-        let task = self.task.lock().unwrap();
-        task.abort();
-        while !task.is_finished() {
+        self.task.lock().unwrap().abort();
+        while !self.task.lock().unwrap().is_finished() {
             tokio::task::yield_now().await;
         }
     }
@@ -134,7 +133,7 @@ pub(crate) struct Script {
     /// Over the parameters that it sends the browser back with.
     pub(crate) callback: Value,
     /// Signs in place of the key that it publishes.
-    pub(crate) signature: Option<Box<dyn Fn(&[u8]) -> Vec<u8> + Send>>,
+    pub(crate) signature: Option<Sign>,
     /// The endpoint's path and the status it answers with in place of everything else.
     pub(crate) broken: Option<(&'static str, u16)>,
     /// How long the token endpoint takes.
@@ -144,6 +143,8 @@ pub(crate) struct Script {
     codes: HashMap<String, Login>,
     count: usize,
 }
+
+type Sign = Box<dyn Fn(&[u8]) -> Vec<u8> + Send>;
 
 struct Login {
     nonce: Option<String>,

@@ -25,14 +25,15 @@ impl Raw {
         Self(tls(name, port, &[protocol.alpn()]).await.unwrap())
     }
 
-    /// Sends bytes.
+    /// Sends bytes. The gateway may have heard enough before the last one: what it says to that can
+    /// still be read.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0.write_all(bytes.as_ref()).await.unwrap();
-        self.0.flush().await.unwrap();
+        let _ = self.0.write_all(bytes.as_ref()).await;
+        let _ = self.0.flush().await;
     }
 
     /// Everything until the gateway closes; a panic if it does not.
-    pub(crate) async fn to_end(&mut self) -> String {
+    pub(crate) async fn read_to_close(&mut self) -> String {
         let (bytes, closed) = self.read_for(PATIENCE, |_| false).await;
         assert!(closed, "the connection stays open after: {bytes}");
         bytes
@@ -43,11 +44,6 @@ impl Raw {
         let (bytes, _) = self.read_for(PATIENCE, |bytes| bytes.contains(end)).await;
         assert!(bytes.contains(end), "no {end:?} in: {bytes}");
         bytes
-    }
-
-    /// What comes within this time, and whether the gateway has closed then.
-    pub(crate) async fn within(&mut self, time: Duration) -> (String, bool) {
-        self.read_for(time, |_| false).await
     }
 
     /// One response that has a `Content-Length`, on a connection that stays open.

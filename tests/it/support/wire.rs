@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, LOCATION, SET_COOKIE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -142,7 +142,6 @@ pub(crate) struct Answer {
     /// The addresses that redirected here.
     pub(crate) hops: Vec<Url>,
     pub(crate) status: StatusCode,
-    pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) trailers: HeaderMap,
@@ -158,7 +157,6 @@ impl Answer {
             url,
             hops: Vec::new(),
             status: head.status,
-            version: head.version,
             headers: head.headers,
             body: collected.to_bytes(),
             trailers,
