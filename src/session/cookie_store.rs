@@ -56,7 +56,14 @@ impl CookieStore {
         let session = &opened.session;
         if !self.memory.is_current(session.id, session.version) {
             match self.memory.recall(session.id) {
-                Some(Remembered::Changed(newest)) => return Some(self.hold(newest)),
+                Some(Remembered::Changed(newest)) => {
+                    let used = session.touched_at;
+                    let newer_use = used > newest.session.touched_at;
+                    let newest = self.hold(newest);
+                    // A use that was written down stands in its browser's cookie alone.
+                    let touched = newer_use.then(|| self.touch(&newest.opened, used));
+                    return Some(touched.and_then(Result::ok).unwrap_or(newest));
+                }
                 Some(Remembered::Ended) => return None,
                 None => {}
             }

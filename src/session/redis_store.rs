@@ -60,7 +60,7 @@ use writer::Writer;
 /// How long a write may take, with every try.
 const WRITE_TIME: Duration = Duration::from_secs(2);
 /// How long a read may take.
-const READ_TIME: Duration = Duration::from_secs(1);
+const READ_TIME: Duration = Duration::from_secs(2);
 /// How often a session's end is tried again while Redis is away.
 const END_AGAIN: Duration = Duration::from_secs(1);
 /// Logouts by the provider that are tried again at once.

@@ -238,7 +238,7 @@ impl Sessions {
             (Write::Set(text), Some(opened)) => {
                 // A logout, and perhaps another login, came while this response was under way: its
                 // cookie must not take the place of theirs.
-                if self.has_ended(opened) {
+                if self.has_ended(opened) || !self.lifetimes.allow(&opened.session, now) {
                     return;
                 }
                 let age = self.lifetimes.end(&opened.session).since(now);

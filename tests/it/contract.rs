@@ -198,7 +198,8 @@ impl Worker {
     }
 }
 
-fn home() -> Url {
+/// Where the browsers of these stories go.
+pub(crate) fn home() -> Url {
     Url::parse("https://localhost/").unwrap()
 }
 

@@ -12,6 +12,8 @@
 //! | `program` | a program that is not ours |
 //! | `redis` | Redis servers |
 //! | `cut` | a wire that can be cut |
+//! | `field` | gateways that keep sessions together, for races |
+//! | `dice` | chance that can be had again |
 //! | `stage` | all of these, as most stories want them |
 //! | `webdriver` | Chromium |
 
@@ -23,6 +25,8 @@ pub(crate) mod app;
 pub(crate) mod authority;
 pub(crate) mod browser;
 pub(crate) mod cut;
+pub(crate) mod dice;
+pub(crate) mod field;
 pub(crate) mod gateway;
 pub(crate) mod jar;
 pub(crate) mod peer;

@@ -18,14 +18,27 @@ use super::record::{Read, Records, Swapped};
 use super::ticket::Ticket;
 use crate::clock::Timestamp;
 
-/// How long a batch may take to be saved, with every try.
+/// How long Redis may take to save a batch or say that somebody was faster.
 const SAVE_TIME: Duration = Duration::from_secs(2);
+/// How long somebody may be faster again and again: each time somebody's change is made, so all
+/// of them have their turn.
+const CONTEST_TIME: Duration = Duration::from_secs(10);
+/// A long batch takes long to apply, and whoever is quicker is faster every time.
+const LARGEST_BATCH: usize = 64;
 
 /// What waits to be saved.
 #[derive(Default)]
 pub(super) struct Queue {
     waiting: RefCell<Vec<Waiting>>,
     busy: Cell<bool>,
+}
+
+impl Queue {
+    fn next(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting.borrow_mut();
+        let length = waiting.len().min(LARGEST_BATCH);
+        waiting.drain(..length).collect()
+    }
 }
 
 type Outcome = Result<Made, CommitRefused>;
@@ -83,7 +96,7 @@ impl Saver {
 
     async fn save_all(&self, ticket: &Rc<Ticket>, seen: &Rc<Opened>) {
         loop {
-            let batch = std::mem::take(&mut *ticket.queue.waiting.borrow_mut());
+            let batch = ticket.queue.next();
             if batch.is_empty() {
                 return ticket.queue.busy.set(false);
             }
@@ -128,9 +141,10 @@ impl Saver {
         seen: &Rc<Opened>,
         batch: &[Waiting],
     ) -> Result<Ended, CommitRefused> {
-        let deadline = Instant::now() + SAVE_TIME;
+        let end = Instant::now() + CONTEST_TIME;
         let mut current = ticket.known().map_or_else(|| seen.clone(), |known| known.opened);
         loop {
+            let deadline = end.min(Instant::now() + SAVE_TIME);
             let (next, verdicts) = self.apply(&current.session, batch);
             let too_large = match next {
                 None => None,

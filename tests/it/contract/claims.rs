@@ -14,7 +14,6 @@ use super::endings::{
     one_at_a_time_has_the_turn, what_was_under_way_at_the_providers_logout_brings_nothing_back,
 };
 use super::{ABSOLUTE, INACTIVITY, Store, identity, tokens, update, view};
-use crate::support::jar::Jar;
 use crate::support::join_all;
 
 /// Holds each claim against a store; the last that is named when it fails is the one.
@@ -40,6 +39,7 @@ claims! {
     a_login_over_a_planted_session_takes_a_new_id_and_kills_the_old,
     most_responses_set_no_cookie_and_a_touch_only_in_time,
     a_touch_does_not_revert_an_update_of_another_response,
+    an_update_does_not_revert_a_touch_of_another_response,
     an_unused_session_expires,
     absolute_expiry_is_extended_by_nothing,
     an_expired_session_is_none_and_its_cookie_is_deleted,
@@ -211,6 +211,20 @@ async fn a_touch_does_not_revert_an_update_of_another_response(store: &Store) {
             assert_eq!(used, later, "{first} first");
         }
     }
+}
+
+/// The use stands in the cookie alone, the update in the memory.
+async fn an_update_does_not_revert_a_touch_of_another_response(store: &Store) {
+    let now = Timestamp::now();
+    let worker = store.worker();
+    let mut jar = worker.signed_in(now).await;
+    let mut slow = worker.load(&jar, now).await;
+    let used = Timestamp(now.0 + 500);
+    let touch = worker.load(&jar, used).await;
+    worker.answer(&touch, &mut jar, used);
+    worker.commit(&mut slow, update(&json!({ "a": 1 })), used).await.unwrap();
+    let last = Timestamp(used.0 + INACTIVITY - 1);
+    assert_eq!(worker.view(&jar, last).await.unwrap()["a"], 1);
 }
 
 async fn an_unused_session_expires(store: &Store) {

@@ -112,7 +112,7 @@ async fn what_a_stranger_wrote_to_redis_does_not_open() {
             let right = field(&hers, name).await;
             set(name, &value).await;
             let seen = store.worker().view(&zoe, now).await;
-            assert_eq!(seen, None, "{name} is {:.80}", value);
+            assert_eq!(seen, None, "{name} is {value:.80}");
             set(name, &right).await;
         }
         // All of another's record.

@@ -21,6 +21,7 @@ pub(crate) struct Cut {
 #[derive(Default)]
 struct State {
     swallows: AtomicBool,
+    mute: AtomicBool,
     swallowed: Notify,
     cut: Notify,
 }
@@ -50,6 +51,11 @@ impl Cut {
         self.state.swallows.store(true, Ordering::SeqCst);
     }
 
+    /// Nothing that the server says comes through any more; the connections stay open.
+    pub(crate) fn mute(&self) {
+        self.state.mute.store(true, Ordering::SeqCst);
+    }
+
     /// Waits until the server has answered, in vain.
     pub(crate) async fn swallowed(&self) {
         self.state.swallowed.notified().await;
@@ -77,6 +83,9 @@ async fn pass_or_swallow(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state:
         if state.swallows.swap(false, Ordering::SeqCst) {
             state.swallowed.notify_one();
             return state.cut.notified().await;
+        }
+        if state.mute.load(Ordering::SeqCst) {
+            continue;
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;

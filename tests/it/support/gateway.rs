@@ -126,6 +126,31 @@ impl Gateway {
         self.reachable(true).await;
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again after a [`Gateway::kill`], with the same file.
+    pub(crate) async fn start_again(&mut self) {
+        self.child = spawn(self.directory.path());
+        self.reachable(true).await;
+    }
+
+    /// Changes the line of its file that begins so; a restart will read it.
+    pub(crate) fn rewrite(&self, beginning: &str, line: &str) {
+        let file = self.directory.path().join("gateway.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.lines().map(|old| if old.starts_with(beginning) { line } else { old });
+        fs::write(&file, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    }
+
     /// Kilobytes of memory that the process holds.
     pub(crate) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -193,6 +218,11 @@ impl Builder {
     pub(crate) fn only_host(mut self, host: &str) -> Self {
         self.hosts = vec![host.to_owned()];
         self
+    }
+
+    /// Listens here, in place of where the provider sends browsers.
+    pub(crate) fn port(self, port: u16) -> Self {
+        Self { port, ..self }
     }
 
     /// A line of TOML in `[server]`.
@@ -323,6 +353,12 @@ fn spawn(directory: &Path) -> Child {
         .stderr(file("stderr"))
         .spawn()
         .unwrap()
+}
+
+/// `kill -9` of a gateway that somebody else holds.
+pub(crate) fn kill(pid: u32) {
+    let status = Command::new("/bin/kill").args(["-s", "KILL", &pid.to_string()]).status().unwrap();
+    assert!(status.success(), "kill -s KILL {pid}");
 }
 
 fn line_with(text: &str, words: &[&str]) -> Option<String> {

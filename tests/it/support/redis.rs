@@ -4,7 +4,6 @@
 
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
@@ -93,6 +92,11 @@ impl Server {
             ca: self.options.tls.then(|| authority().pem.clone().into_bytes()),
             ..redis(vec![self.url()], RedisServers::Single)
         }
+    }
+
+    /// `[session.redis]`, but for its head.
+    pub(crate) fn toml(&self) -> String {
+        format!("url = {:?}\n", self.url())
     }
 
     /// A connection of the test's own.
@@ -236,6 +240,19 @@ impl Sentinels {
         format!("url = {urls:?}\nservers = \"sentinel\"\nprimary = {PRIMARY:?}\n")
     }
 
+    /// Waits until the primary has so many replicas that keep up.
+    pub(crate) async fn replicated(&self, replicas: usize) {
+        until("the replicas are there again", async || {
+            let primary = self.primary().await;
+            let primary = self.servers.iter().find(|server| server.port == primary)?;
+            let mut connection = primary.connect().await.ok()?;
+            let ask = command(&["INFO", "replication"]);
+            let info: String = ask.query_async(&mut connection).await.ok()?;
+            (info.matches("state=online").count() >= replicas).then_some(())
+        })
+        .await;
+    }
+
     /// The port of the server that the sentinels hold for the primary.
     pub(crate) async fn primary(&self) -> u16 {
         let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY];
@@ -311,9 +328,4 @@ fn spawn(directory: &TempDir, sentinel: bool) -> Child {
     }
     command.stdout(file.try_clone().unwrap()).stderr(file);
     command.spawn().expect("there is no redis-server: install it")
-}
-
-/// Shared by the workers of a gateway.
-pub(crate) fn shared(config: Redis) -> Arc<Redis> {
-    Arc::new(config)
 }
