@@ -61,6 +61,9 @@ impl Field {
             .route("/", &self.app)
             .route_with("/token", &self.app, "access_token = true")
             .route_with("/public", &self.app, "access = \"public\"")
+            // Hundreds of connections at once on a busy machine: some say nothing for a while.
+            .limits("header_time = \"2m\"")
+            .limits("handshake_time = \"2m\"")
             .session(&secrets(&[OLD]))
             .session(session);
         match redis {
@@ -180,12 +183,17 @@ impl Asker {
         }
         let connection = match self.connection.take() {
             Some(connection) if connection.is_ready().await => connection,
-            _ => Connection::open(&url, self.protocol).await.ok()?,
+            _ => Connection::open(&url, self.protocol).await.map_err(say).ok()?,
         };
-        let answer = connection.ask(&url, ask).await.ok()?;
+        let answer = connection.ask(&url, ask).await.map_err(say).ok()?;
         self.connection = Some(connection);
         Some(answer)
     }
+}
+
+/// Why there is no answer, for whoever reads of a failed test.
+fn say(error: impl std::fmt::Debug) {
+    eprintln!("no answer: {error:?}");
 }
 
 /// The browser takes what an answer tells it to keep.
