@@ -5,19 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those it may use. What is not here is used by nobody and uses what it likes.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     ("body", &[]),
     ("clock", &[]),
     ("config", &["clock"]),
+    ("digits", &[]),
     ("error", &[]),
     ("peer", &[]),
     ("session", &["clock", "config"]),
     ("upstream", &["body", "config"]),
     ("page", &["body", "error"]),
-    ("observe", &["body", "config", "error", "session"]),
+    ("observe", &["body", "config", "digits", "error", "session"]),
     ("access", &["config", "page", "session"]),
     ("route", &["config", "error", "login"]),
-    ("forward", &["body", "clock", "config", "error", "session", "upstream"]),
+    ("forward", &["body", "clock", "config", "digits", "error", "session", "upstream"]),
     ("login", &["body", "clock", "config", "error", "observe", "session"]),
     (
         "gateway",

@@ -58,6 +58,7 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod digits;
 pub mod error;
 pub mod peer;
 

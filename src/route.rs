@@ -36,6 +36,8 @@ pub struct Routes {
 
 struct Guarded {
     origin: Origin,
+    /// As browsers write it.
+    authority: String,
     /// Whether any route of this host is not public.
     strict: bool,
 }
@@ -54,7 +56,11 @@ impl Routes {
                 |host: &Option<String>| host.as_ref().is_none_or(|host| *host == origin.host);
             config.routes.iter().any(|route| here(&route.host) && route.access != Access::Public)
         };
-        let guarded = |origin: &Origin| Guarded { strict: strict(origin), origin: origin.clone() };
+        let guarded = |origin: &Origin| Guarded {
+            strict: strict(origin),
+            authority: origin.authority(),
+            origin: origin.clone(),
+        };
         let mut rules: Vec<Rule> = config
             .routes
             .iter()
@@ -78,6 +84,10 @@ impl Routes {
     /// # Errors
     /// 400 if the request names no host or two, 421 if it names one that is not served here.
     pub fn origin(&self, request: &Parts) -> Result<usize, Failure> {
+        self.named_as_configured(request).map_or_else(|| self.parsed_origin(request), Ok)
+    }
+
+    fn parsed_origin(&self, request: &Parts) -> Result<usize, Failure> {
         let authority = authority(request)?;
         let named = authority.host();
         let host = named.strip_suffix('.').unwrap_or(named);
@@ -90,6 +100,17 @@ impl Routes {
         // A port that somebody maps before us is no other origin of ours, if no other is configured.
         let exact = self.origins.iter().position(|g| same(&g) && g.origin.port == port);
         exact.or_else(|| self.origins.iter().position(|g| same(&g))).ok_or_else(misdirected)
+    }
+
+    /// The origin that is named once, letter by letter as browsers name it: nearly every request's.
+    fn named_as_configured(&self, request: &Parts) -> Option<usize> {
+        let mut fields = request.headers.get_all(HOST).iter();
+        let name = match (request.uri.authority(), fields.next(), fields.next()) {
+            (None, Some(field), None) => field.as_bytes(),
+            (Some(target), None, _) => target.as_str().as_bytes(),
+            _ => return None,
+        };
+        self.origins.iter().position(|guarded| guarded.authority.as_bytes() == name)
     }
 
     /// The origin with this index, as configured.

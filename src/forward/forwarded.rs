@@ -11,6 +11,7 @@ use super::Way;
 use super::headers::list;
 use crate::config::Server;
 use crate::config::value::Origin;
+use crate::digits;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -83,7 +84,8 @@ impl Forwarded {
     /// Says who asked for which origin.
     pub(super) fn write(&self, fields: &mut HeaderMap, way: Way<'_>, believed: Believed) {
         let Way { peer, origin, request_id, .. } = way;
-        let address = peer.to_string();
+        let mut address = String::with_capacity(40);
+        digits::address(&mut address, peer);
         if let Some(origin) = self.origins.get(origin) {
             fields.insert(HOST, origin.authority.clone());
             fields.insert(FORWARDED_HOST, origin.authority.clone());

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use super::metrics::WorkerMetrics;
 use crate::config::{Log, LogFormat};
+use crate::digits;
 
 /// A buffer of this many bytes is handed over without waiting for the clock.
 const FULL: usize = 32 * 1024;
@@ -171,17 +172,17 @@ impl Drop for AccessLog {
 fn text(out: &mut String, stamp: &mut Stamp, line: &AccessLine<'_>) {
     stamp.write(out);
     out.push(' ');
-    address(out, line.client);
+    digits::address(out, line.client);
     push(out, &[" ", line.method, " "]);
-    number(out, line.status.into());
+    digits::number(out, line.status.into());
     push(out, &[" ", line.host]);
     escaped(out, line.path);
     push(out, &[" route=", line.route, " total="]);
-    number(out, micros(line.total));
+    digits::number(out, micros(line.total));
     out.push_str("us");
     if let Some(upstream) = line.upstream {
         out.push_str(" upstream=");
-        number(out, micros(upstream));
+        digits::number(out, micros(upstream));
         out.push_str("us");
     }
     if let Some(user) = line.user {
@@ -194,20 +195,20 @@ fn json(out: &mut String, stamp: &mut Stamp, line: &AccessLine<'_>) {
     out.push_str("{\"time\":\"");
     stamp.write(out);
     out.push_str("\",\"client\":\"");
-    address(out, line.client);
+    digits::address(out, line.client);
     out.push_str("\",\"method\":\"");
     escaped(out, line.method);
     out.push_str("\",\"status\":");
-    number(out, line.status.into());
+    digits::number(out, line.status.into());
     push(out, &[",\"host\":\"", line.host, "\",\"path\":\""]);
     escaped(out, line.path);
     out.push_str("\",\"route\":\"");
     escaped(out, line.route);
     out.push_str("\",\"total_us\":");
-    number(out, micros(line.total));
+    digits::number(out, micros(line.total));
     if let Some(upstream) = line.upstream {
         out.push_str(",\"upstream_us\":");
-        number(out, micros(upstream));
+        digits::number(out, micros(upstream));
     }
     if let Some(user) = line.user {
         push(out, &[",\"user\":\"", user, "\""]);
@@ -224,29 +225,6 @@ fn push(out: &mut String, pieces: &[&str]) {
 /// Whole microseconds.
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// In decimal digits.
-fn number(out: &mut String, number: u64) {
-    if number >= 10 {
-        self::number(out, number / 10);
-    }
-    out.push(char::from(b'0' + u8::try_from(number % 10).unwrap_or_default()));
-}
-
-fn address(out: &mut String, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => {
-            for (at, octet) in address.octets().into_iter().enumerate() {
-                if at > 0 {
-                    out.push('.');
-                }
-                number(out, octet.into());
-            }
-        }
-        // Writing to a string does not fail.
-        IpAddr::V6(address) => drop(write!(out, "{address}")),
-    }
 }
 
 /// SECURITY: a path must not begin a new line or a new field (log injection); what is not plain is
@@ -282,7 +260,7 @@ impl Stamp {
         out.push_str(&self.text);
         let millis = since.subsec_millis();
         for digit in [millis / 100, millis / 10 % 10, millis % 10] {
-            number(out, digit.into());
+            digits::number(out, digit.into());
         }
         out.push('Z');
     }

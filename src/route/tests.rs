@@ -43,6 +43,23 @@ fn origin(target: &str, hosts: &[&str]) -> Result<usize, u16> {
     two_hosts().origin(&head(target, hosts)).map_err(|failure| failure.status.as_u16())
 }
 
+/// What is named letter by letter as configured is found without being parsed, and is the same.
+#[test]
+fn an_origin_named_as_configured_is_the_one_that_parsing_finds() {
+    let routes = two_hosts();
+    for (index, guarded) in routes.origins.iter().enumerate() {
+        let name = guarded.authority.as_str();
+        for (target, hosts) in [("/", &[name][..]), (&format!("https://{name}/"), &[])] {
+            let request = head(target, hosts);
+            assert_eq!(routes.named_as_configured(&request), Some(index), "{name}");
+            assert_eq!(routes.parsed_origin(&request).ok(), Some(index), "{name}");
+        }
+        assert_eq!(routes.named_as_configured(&head("/", &[name, name])), None, "{name} twice");
+        let other = format!("https://{name}/");
+        assert_eq!(routes.named_as_configured(&head(&other, &[name])), None, "{name} and target");
+    }
+}
+
 /// CVE-2026-27587.
 #[test]
 fn a_host_is_the_same_in_every_spelling() {

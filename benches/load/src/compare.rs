@@ -53,6 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let before = options.before.as_deref();
     let bench = Bench::start(&options.gateway, before, &options.directory)?;
+    write!(std::io::stdout(), "{}", report::machine())?;
     for row in &rows(before.is_some()) {
         if !chosen(row) {
             continue;
@@ -89,7 +90,7 @@ fn cost(bench: &Bench, row: &Row, rounds: usize, time: Duration) -> Result<Strin
 fn slice(bench: &Bench, load: Load, contender: &Contender, time: Duration) -> Result<Sample> {
     let running = bench.proxy(contender.proxy)?;
     let (target, process) = (&running.target, &running.process);
-    let cookie = contender.cookie.then_some(bench.cookie.as_str());
+    let cookie = bench.cookie(contender.visitor);
     let request = target.request(contender.path, cookie);
     let sample = match load {
         Load::Idle(connections) | Load::ClosedLoop(connections) => {
@@ -107,7 +108,7 @@ fn idle(bench: &Bench, row: &Row, connections: usize) -> Result<String> {
     let mut bytes = Vec::new();
     for contender in &row.contenders {
         let running = bench.proxy(contender.proxy)?;
-        let cookie = contender.cookie.then_some(bench.cookie.as_str());
+        let cookie = bench.cookie(contender.visitor);
         let request = running.target.request(contender.path, cookie);
         let open = || {
             let mut connection = Connection::open(&running.target)?;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::client::{Answer, Connection, Target};
 use crate::origin;
 use crate::process::{LOAD_CORE, PROXY_CORE, Process, free_address};
+use crate::rows::Visitor;
 use crate::session;
 
 /// The secret that sessions are sealed with: it protects nothing.
@@ -54,8 +55,8 @@ pub(crate) struct Running {
 /// All that runs for a comparison.
 pub(crate) struct Bench {
     running: Vec<Running>,
-    /// The `Cookie` field of a signed-in user.
-    pub(crate) cookie: String,
+    /// The `Cookie` fields of two signed-in users.
+    cookies: [String; 2],
     _origin: Process,
 }
 
@@ -82,7 +83,7 @@ impl Bench {
             &directory,
         )?
         .listening(address, &directory)?;
-        let cookie = session::cookie(SECRET, &issuer)?;
+        let cookies = [session::cookie(SECRET, &issuer)?, session::cookie(SECRET, &issuer)?];
         let places = Places { directory, origin: address, issuer };
         let programs = [
             (Proxy::Nginx, Some(Path::new("nginx"))),
@@ -93,7 +94,7 @@ impl Bench {
         ];
         let present = programs.into_iter().filter_map(|(proxy, program)| Some((proxy, program?)));
         let running = present.map(|(proxy, program)| places.start(proxy, program));
-        let bench = Self { running: running.collect::<Result<_>>()?, cookie, _origin: origin };
+        let bench = Self { running: running.collect::<Result<_>>()?, cookies, _origin: origin };
         bench.check()?;
         Ok(bench)
     }
@@ -102,6 +103,16 @@ impl Bench {
     pub(crate) fn proxy(&self, proxy: Proxy) -> Result<&Running> {
         let found = self.running.iter().find(|running| running.proxy == proxy);
         found.with_context(|| format!("{} was not started", proxy.name()))
+    }
+
+    /// The `Cookie` field that a visitor sends.
+    pub(crate) fn cookie(&self, visitor: Visitor) -> Option<&str> {
+        let [user, changing] = &self.cookies;
+        match visitor {
+            Visitor::Stranger => None,
+            Visitor::User => Some(user),
+            Visitor::Changing => Some(changing),
+        }
     }
 
     /// Asks every proxy for what will be measured.
@@ -136,7 +147,7 @@ impl Bench {
     }
 
     fn told(&self, running: &Running, path: &str) -> Result<Answer> {
-        let request = running.target.request(path, Some(&self.cookie));
+        let request = running.target.request(path, self.cookie(Visitor::User));
         Connection::open(&running.target)
             .and_then(|mut connection| connection.exchange(&request))
             .with_context(|| format!("{} does not answer", running.proxy.name()))

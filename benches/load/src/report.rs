@@ -2,9 +2,11 @@
 //! number is not to be trusted. It measures nothing.
 
 use std::fmt::Write;
+use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::rows::{Contender, Row};
+use crate::rows::Row;
 
 /// Below this the proxy waited for the load, and a ratio leans towards 1.
 const BUSY: f64 = 0.95;
@@ -76,7 +78,7 @@ pub(crate) fn cost_table(row: &Row, samples: &[Vec<Sample>]) -> String {
             let ratio = Ratio::of(own, samples.get(other)?)?;
             Some((ratio.to_string(), row.contenders.get(other)?.label.as_str()))
         });
-        let (ratio, other) = ratios.next().unwrap_or(("1".to_owned(), ""));
+        let (ratio, other) = ratios.next().unwrap_or_default();
         let _ = writeln!(
             table,
             "| {} | {cost:.1} | {:.0} | {ratio} | {other} | {utilisation:.2}{mark} | {per_second:.0} | {p50} | {p99} |",
@@ -95,18 +97,41 @@ pub(crate) fn memory_table(row: &Row, bytes: &[f64]) -> String {
     let mut table = heading(row);
     table += "| | KiB per connection | ratio | to |\n|---|--:|--:|---|\n";
     for (contender, own) in row.contenders.iter().zip(bytes) {
-        let other = contender.against.first().copied();
-        let ratio = other.and_then(|other| Some(own / bytes.get(other)?)).unwrap_or(1.0);
-        let label = |at| row.contenders.get(at).map_or("", |other: &Contender| &other.label);
-        let _ = writeln!(
-            table,
-            "| {} | {:.1} | {ratio:.2} | {} |",
-            contender.label,
-            own / 1024.0,
-            other.map_or("", label),
-        );
+        let mut ratios = contender.against.iter().filter_map(|&other| {
+            let ratio = format!("{:.2}", own / bytes.get(other)?);
+            Some((ratio, row.contenders.get(other)?.label.as_str()))
+        });
+        let (ratio, other) = ratios.next().unwrap_or_default();
+        let own = own / 1024.0;
+        let _ = writeln!(table, "| {} | {own:.1} | {ratio} | {other} |", contender.label);
+        for (ratio, other) in ratios {
+            let _ = writeln!(table, "| | | {ratio} | {other} |");
+        }
     }
     table
+}
+
+/// What the numbers were measured on and with, as far as it says.
+pub(crate) fn machine() -> String {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processor.lines().find(|line| line.starts_with("model name"));
+    let model = model.and_then(|line| line.split(": ").nth(1)).unwrap_or("a processor");
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!(
+        "{model}; Linux {}; {}; {}; {}\n",
+        kernel.trim(),
+        version("nginx", "-v"),
+        version("haproxy", "-v"),
+        version("h2load", "--version"),
+    )
+}
+
+/// The first line in which a program says its version.
+fn version(program: &str, ask: &str) -> String {
+    let said = Command::new(program).arg(ask).output().ok();
+    let text = said.map(|said| [said.stdout, said.stderr].concat()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.lines().next().unwrap_or(program).trim_start_matches("nginx version: ").to_owned()
 }
 
 fn heading(row: &Row) -> String {

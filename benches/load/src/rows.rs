@@ -29,6 +29,17 @@ pub(crate) enum Load {
     Handshakes(usize),
 }
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visitor {
+    /// Somebody without a session.
+    Stranger,
+    /// A signed-in user, whose session nobody changes.
+    User,
+    /// Another one, whose session apps change.
+    Changing,
+}
+
 /// A request through a proxy.
 #[derive(Clone)]
 pub(crate) struct Contender {
@@ -38,8 +49,8 @@ pub(crate) struct Contender {
     pub(crate) proxy: Proxy,
     /// For what.
     pub(crate) path: &'static str,
-    /// Whether the session cookie is sent.
-    pub(crate) cookie: bool,
+    /// As whom.
+    pub(crate) visitor: Visitor,
     /// The contenders that it is held against, by their place.
     pub(crate) against: Vec<usize>,
 }
@@ -115,10 +126,13 @@ fn row(key: &'static str) -> Option<Row> {
         ),
         "update" => (
             Load::ClosedLoop(64),
-            "A session update on every answer (HTTP/1.1, 64 connections, 1 KiB answers)",
+            "A session update on every answer (HTTP/1.1, 64 connections, 1 KiB, one session)",
             vec![
                 with_cookie("vestibule, no update", Vestibule, "/", &[]),
-                with_cookie("**vestibule, update**", Vestibule, UPDATE_PATH, &[0]),
+                Contender {
+                    visitor: Visitor::Changing,
+                    ..plain("**vestibule, update**", Vestibule, UPDATE_PATH, &[0])
+                },
             ],
         ),
         _ => return None,
@@ -127,11 +141,12 @@ fn row(key: &'static str) -> Option<Row> {
 }
 
 fn plain(label: &str, proxy: Proxy, path: &'static str, against: &[usize]) -> Contender {
-    Contender { label: label.to_owned(), proxy, path, cookie: false, against: against.to_vec() }
+    let (label, against) = (label.to_owned(), against.to_vec());
+    Contender { label, proxy, path, visitor: Visitor::Stranger, against }
 }
 
 fn with_cookie(label: &str, proxy: Proxy, path: &'static str, against: &[usize]) -> Contender {
-    Contender { cookie: true, ..plain(label, proxy, path, against) }
+    Contender { visitor: Visitor::User, ..plain(label, proxy, path, against) }
 }
 
 /// Adds the earlier build to a row, and holds the gateway against it.
@@ -173,7 +188,7 @@ mod tests {
     fn an_earlier_build_bears_what_the_gateway_bears() {
         for row in rows(true) {
             let of = |proxy| row.contenders.iter().filter(move |c| c.proxy == proxy);
-            let asks = |c: &Contender| (c.path, c.cookie);
+            let asks = |c: &Contender| (c.path, c.visitor);
             assert!(of(Proxy::Vestibule).map(asks).eq(of(Proxy::Before).map(asks)), "{}", row.key);
         }
     }
