@@ -219,9 +219,14 @@ pub struct Session {
 impl Session {
     /// What apps see: the data merged over `{"user": claims}`. No token is in it.
     pub fn view(&self) -> Map<String, Value> {
+        self.view_with(self.data.clone())
+    }
+
+    /// What apps would see if these were the data.
+    fn view_with(&self, data: Map<String, Value>) -> Map<String, Value> {
         let user = Value::Object(self.identity.claims().clone());
         let mut view = Map::from_iter([("user".to_owned(), user)]);
-        update::merge(&mut view, self.data.clone());
+        update::merge(&mut view, data);
         view
     }
 }

@@ -4,6 +4,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::IntoIter;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -62,6 +63,9 @@ impl Opened {
 pub(super) struct Cache<T> {
     young: Texts<T>,
     old: Texts<T>,
+    /// What has gone, dropped bit by bit: thousands of sessions at once would hold up the requests
+    /// of a worker for milliseconds.
+    gone: IntoIter<Box<[u8]>, Rc<T>>,
     bytes: usize,
 }
 
@@ -69,7 +73,12 @@ type Texts<T> = HashMap<Box<[u8]>, Rc<T>, ahash::RandomState>;
 
 impl<T> Default for Cache<T> {
     fn default() -> Self {
-        Self { young: HashMap::default(), old: HashMap::default(), bytes: 0 }
+        Self {
+            young: HashMap::default(),
+            old: HashMap::default(),
+            gone: HashMap::new().into_iter(),
+            bytes: 0,
+        }
     }
 }
 
@@ -85,9 +94,12 @@ impl<T> Cache<T> {
 
     pub(super) fn put(&mut self, sealed: Box<[u8]>, opened: Rc<T>) {
         if self.young.len() >= ENTRIES || self.bytes + sealed.len() > BYTES {
-            self.old = std::mem::take(&mut self.young);
+            let young = std::mem::take(&mut self.young);
+            self.gone = std::mem::replace(&mut self.old, young).into_iter();
             self.bytes = 0;
         }
+        // Two for one: they are dropped before the next generation goes.
+        drop((self.gone.next(), self.gone.next()));
         self.bytes += sealed.len();
         self.young.insert(sealed, opened);
     }

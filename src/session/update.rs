@@ -124,7 +124,7 @@ impl SessionUpdate {
 
     /// What the whole update makes of `session`: all of its steps or none.
     pub fn apply(&self, session: &Session) -> Result<Outcome, UpdateRefused> {
-        let mut changed = session.clone();
+        let mut data = session.data.clone();
         let mut ended = false;
         for step in &self.steps {
             if ended {
@@ -137,15 +137,15 @@ impl SessionUpdate {
                     if !patch.keys().all(|key| self.allowed.allow(key)) {
                         return Err(UpdateRefused::KeyNotAllowed);
                     }
-                    add_numbers(&mut patch, &changed)?;
-                    merge_data(&mut changed.data, patch, session.identity.claims());
+                    add_numbers(&mut patch, session, &data)?;
+                    merge_data(&mut data, patch, session.identity.claims());
                 }
             }
         }
-        Ok(match (ended, changed.data == session.data) {
+        Ok(match (ended, data == session.data) {
             (true, _) => Outcome::End,
             (false, true) => Outcome::Unchanged,
-            (false, false) => Outcome::Data(changed.data),
+            (false, false) => Outcome::Data(data),
         })
     }
 }
@@ -219,15 +219,20 @@ fn without_protected(
     Ok(patch)
 }
 
-/// Replaces each `{"$add": n}` by the sum with what stands in its place now.
-fn add_numbers(patch: &mut Map<String, Value>, session: &Session) -> Result<(), UpdateRefused> {
+/// Replaces each `{"$add": n}` by the sum with what stands in its place now, when the session's
+/// data have become `data`.
+fn add_numbers(
+    patch: &mut Map<String, Value>,
+    session: &Session,
+    data: &Map<String, Value>,
+) -> Result<(), UpdateRefused> {
     if patch.contains_key("$add") {
         return Err(UpdateRefused::NotANumber);
     }
     if !patch.values().any(holds_add) {
         return Ok(());
     }
-    let view = session.view();
+    let view = session.view_with(data.clone());
     patch.iter_mut().try_for_each(|(key, value)| add_number(value, view.get(key)))
 }
 
