@@ -1,4 +1,4 @@
-//! The command line of what `benches/compare` runs. It knows two things to do; how is in the files
+//! The command line of what `benches/compare` runs. It knows three things to do; how is in the files
 //! below.
 //!
 //! | file | what |
@@ -7,6 +7,7 @@
 //! | `rows` | what is measured: which request, through which proxy, against which other |
 //! | `proxies` | nginx, HAProxy and the gateway: configured alike, started, checked |
 //! | `session` | the session cookie |
+//! | `memory` | what changed sessions cost in the cookie store's memory |
 //! | `process` | a program started and stopped, its CPU time and memory |
 //! | `client` | one TLS connection, blocking |
 //! | `closed_loop` | many connections, each with one request under way |
@@ -25,6 +26,7 @@ mod closed_loop;
 mod compare;
 mod h2load;
 mod handshakes;
+mod memory;
 mod origin;
 mod process;
 mod proxies;
@@ -38,6 +40,8 @@ mod session;
 enum Command {
     /// Start everything, measure, print a Markdown table.
     Compare(compare::Options),
+    /// Change many sessions of the cookie store in this process, print what each costs in memory.
+    Memory,
     /// The app behind the proxies, on this address; until it is stopped.
     Origin {
         /// A loopback address.
@@ -48,6 +52,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Compare(options) => compare::run(&options),
+        Command::Memory => memory::run(),
         Command::Origin { address } => origin::serve(address),
     };
     match result {

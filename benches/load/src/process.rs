@@ -86,10 +86,7 @@ impl Process {
     pub(crate) fn memory(&self) -> Result<u64> {
         let mut kilobytes = 0;
         for id in family(self.child.id()) {
-            let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-            kilobytes += number.unwrap_or(0_u64);
+            kilobytes += resident(&id.to_string())?;
         }
         ensure!(kilobytes > 0, "{} is not running", self.name);
         Ok(kilobytes * 1024)
@@ -125,6 +122,18 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Resident memory of this very process, in bytes.
+pub(crate) fn own_memory() -> Result<u64> {
+    Ok(resident("self")? * 1024)
+}
+
+/// `VmRSS` of a process without its children, in kB (proc(5)); 0 when it is ending.
+fn resident(id: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    Ok(line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0))
 }
 
 /// A process and its descendants.

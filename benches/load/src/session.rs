@@ -8,7 +8,7 @@ use vestibule::config::value::Secret;
 use vestibule::session::{Identity, Purpose, Sealer, Session, SessionId, Tokens};
 
 /// The cookie's default name.
-const NAME: &str = "__Host-session";
+pub(crate) const NAME: &str = "__Host-session";
 /// Who is signed in.
 pub(crate) const SUBJECT: &str = "auth0|6650a1f2c3d4e5f601234567";
 /// The ID token is as long as makes the cookie 1.1 KB: that of a usual session.
@@ -18,6 +18,23 @@ const ID_TOKEN: usize = 330;
 /// touch is due for hours, so that the gateway's answers need no `Set-Cookie`.
 pub(crate) fn cookie(secret: &str, issuer: &str) -> Result<String> {
     let now = Timestamp::now();
+    let (identity, tokens) = login(issuer)?;
+    let session = Session {
+        id: SessionId::random().context("the machine gives no random bytes")?,
+        version: 1,
+        created_at: now,
+        touched_at: now,
+        identity,
+        data: serde_json::Map::from_iter([("theme".to_owned(), json!("dark"))]),
+        tokens,
+    };
+    let sealer = Sealer::new(&[Secret::new(secret)]);
+    let sealed = sealer.seal(Purpose::Session, NAME, &serde_json::to_vec(&session)?)?;
+    Ok(format!("theme=dark; {NAME}={sealed}"))
+}
+
+/// What the provider says at a login.
+pub(crate) fn login(issuer: &str) -> Result<(Identity, Tokens)> {
     let claims = json!({
         "iss": issuer,
         "sub": SUBJECT,
@@ -29,25 +46,15 @@ pub(crate) fn cookie(secret: &str, issuer: &str) -> Result<String> {
         "email_verified": true,
         "groups": ["editors", "staff"],
     });
-    let session = Session {
-        id: SessionId::random().context("the machine gives no random bytes")?,
-        version: 1,
-        created_at: now,
-        touched_at: now,
-        identity: Identity::new(claims.as_object().cloned().unwrap_or_default())?,
-        data: serde_json::Map::from_iter([("theme".to_owned(), json!("dark"))]),
-        tokens: Tokens {
-            id_token: "x".repeat(ID_TOKEN),
-            access_token: Some("a".repeat(32)),
-            refresh_token: Some("v1.".to_owned() + &"r".repeat(43)),
-            expires_at: None,
-            refresh_at: None,
-            scope: None,
-        },
+    let tokens = Tokens {
+        id_token: "x".repeat(ID_TOKEN),
+        access_token: Some("a".repeat(32)),
+        refresh_token: Some("v1.".to_owned() + &"r".repeat(43)),
+        expires_at: None,
+        refresh_at: None,
+        scope: None,
     };
-    let sealer = Sealer::new(&[Secret::new(secret)]);
-    let sealed = sealer.seal(Purpose::Session, NAME, &serde_json::to_vec(&session)?)?;
-    Ok(format!("theme=dark; {NAME}={sealed}"))
+    Ok((Identity::new(claims.as_object().cloned().unwrap_or_default())?, tokens))
 }
 
 #[cfg(test)]
