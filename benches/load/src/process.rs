@@ -110,6 +110,9 @@ impl Process {
 impl Drop for Process {
     /// Asks the program to end, then ends it: nginx's workers outlive a master that is killed.
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         let id = self.child.id().to_string();
         let _ = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]).status();
         let begin = Instant::now();
