@@ -1,5 +1,5 @@
-//! Numbers and addresses in digits, for what every request pays for: `write!` would take several
-//! times as long.
+//! Digits, read and written. Numbers and addresses are written by hand, for every request pays for
+//! them: `write!` would take several times as long.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -26,6 +26,11 @@ pub fn address(out: &mut String, address: IpAddr) {
         // Writing to a string does not fail.
         IpAddr::V6(address) => drop(write!(out, "{address}")),
     }
+}
+
+/// The value of a hexadecimal digit, in either case.
+pub(crate) fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 #[cfg(test)]

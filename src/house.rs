@@ -17,9 +17,9 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("page", &["body", "error"]),
     ("observe", &["body", "config", "digits", "error", "session"]),
     ("access", &["config", "page", "session"]),
-    ("route", &["config", "error", "login"]),
+    ("route", &["config", "digits", "error", "login"]),
     ("forward", &["body", "clock", "config", "digits", "error", "session", "upstream"]),
-    ("login", &["body", "clock", "config", "error", "observe", "session"]),
+    ("login", &["body", "clock", "config", "digits", "error", "observe", "session"]),
     (
         "gateway",
         &[

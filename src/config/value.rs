@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A public origin, `https://host[:port]`, as users see it (RFC 6454).
@@ -142,9 +141,6 @@ impl fmt::Display for ClaimPath {
         Ok(())
     }
 }
-
-/// An address to listen on.
-pub type Listen = SocketAddr;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use url::{Position, Url};
 
 use crate::config::value::Origin;
+use crate::digits::hex;
 
 /// The longest that is kept, in bytes: five attempts of this size fit a request head.
 const LIMIT: usize = 2_000;
@@ -122,10 +123,6 @@ fn percent_decode(text: &[u8]) -> Vec<u8> {
         }
     }
     decoded
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 #[cfg(test)]

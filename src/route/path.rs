@@ -2,6 +2,8 @@
 //! the app agree on which requests are for `/admin`; so what they could disagree on is refused. It
 //! knows no routes.
 
+use crate::digits::hex;
+
 /// The path as a lenient app reads it: percent-decoded once, without `;parameters`. Where it is the
 /// path itself, nothing is made.
 ///
@@ -91,10 +93,6 @@ fn decode(segment: &[u8], read: &mut Vec<u8>) -> Result<(), Ambiguous> {
     // No byte of UTF-8 is 0xc0 or 0xc1, but old decoders read `%c0%ae` as a dot (CVE-2008-2938).
     let overlong = read.windows(2).any(|pair| matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf]));
     if again || overlong { Err(Ambiguous) } else { Ok(()) }
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 #[cfg(test)]
