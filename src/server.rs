@@ -9,6 +9,7 @@
 //! | `accept` | when is a connection taken? |
 //! | `worker` | what does a thread own? |
 //! | `connection` | TLS, HTTP, and when does a connection end? |
+//! | `heads` | which bytes does the HTTP/1.1 parser never get? |
 //! | `watch` | what does a connection do, or not do? |
 //! | `tls` | which certificate, which protocol? |
 //! | `coalesce` | how does HTTP/2 write less often? |
@@ -39,6 +40,7 @@ use crate::session::{Memory, Sealer};
 mod accept;
 mod coalesce;
 mod connection;
+mod heads;
 mod listen;
 mod plain;
 mod tls;
