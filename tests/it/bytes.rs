@@ -7,7 +7,7 @@ mod http1;
 mod http2;
 mod script;
 
-use script::bytes;
+pub(crate) use script::bytes;
 
 /// What is told of a request that an app got.
 #[derive(Debug, PartialEq, Eq)]

@@ -38,7 +38,7 @@ impl Story {
     }
 
     /// Its lines as bytes, with a CRLF behind each that does not end in a backslash.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let line = |line: &String| match line.strip_suffix('\\') {
             Some(line) => bytes(line),
             None => [bytes(line), b"\r\n".to_vec()].concat(),
@@ -48,7 +48,7 @@ impl Story {
 }
 
 /// The bytes that a text stands for.
-pub(super) fn bytes(text: &str) -> Vec<u8> {
+pub(crate) fn bytes(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
