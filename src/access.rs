@@ -107,6 +107,7 @@ mod tests {
             session_header: Keys::All,
             access_token: false,
             close_on_session_end: true,
+            body_bytes: None,
         }
     }
 

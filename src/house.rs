@@ -19,7 +19,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("access", &["config", "page", "session"]),
     ("route", &["config", "digits", "error", "login"]),
     ("forward", &["body", "clock", "config", "digits", "error", "session", "upstream"]),
-    ("login", &["body", "clock", "config", "digits", "error", "observe", "session"]),
+    ("login", &["body", "clock", "config", "digits", "error", "observe", "peer", "session"]),
     (
         "gateway",
         &[

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `listen` | which sockets are there? |
 //! | `accept` | when is a connection taken? |
+//! | `clients` | how many of them are one client's? |
 //! | `worker` | what does a thread own? |
 //! | `connection` | TLS, HTTP, and when does a connection end? |
 //! | `heads` | which bytes does the HTTP/1.1 parser never get? |
@@ -28,7 +29,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::Config;
 use crate::config::certificate::CertificateError;
-use crate::login::{KeyError, Parties, Provider, Refreshes};
+use crate::login::{KeyError, Pace, Parties, Provider, Refreshes};
 use crate::observe::access::Writer;
 use crate::observe::admin::Readiness;
 use crate::observe::metrics::Metrics;
@@ -38,6 +39,7 @@ use crate::session::redis_store::{self, Health};
 use crate::session::{Memory, Sealer};
 
 mod accept;
+mod clients;
 mod coalesce;
 mod connection;
 mod heads;
@@ -47,6 +49,7 @@ mod tls;
 mod watch;
 mod worker;
 
+use clients::Clients;
 use listen::Listeners;
 use tls::Certificates;
 use worker::{Shared, Worker};
@@ -124,6 +127,7 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
             sealer: Arc::new(Sealer::new(&config.session.secrets)),
             provider: provider.clone(),
             refreshes: Arc::new(Refreshes::default()),
+            pace: Arc::new(Pace::new(config.server.limits.client_logins)),
             config: config.clone(),
         },
         memory: memory.clone(),
@@ -132,6 +136,7 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
         client_tls,
         certificates: certificates.clone(),
         permits: Arc::new(Semaphore::new(config.server.limits.connections)),
+        clients: Clients::new(&config.server),
         log: log.as_ref().map(Writer::sender),
     });
     let (stop, stopped) = channel(false);

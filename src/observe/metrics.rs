@@ -92,6 +92,7 @@ struct Counters {
     connections: AtomicU64,
     dropped_lines: AtomicU64,
     broken_http2: AtomicU64,
+    refused_connections: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -135,6 +136,7 @@ impl Metrics {
             connections: AtomicU64::default(),
             dropped_lines: AtomicU64::default(),
             broken_http2: AtomicU64::default(),
+            refused_connections: AtomicU64::default(),
         });
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
         WorkerMetrics(counters)
@@ -192,6 +194,11 @@ impl WorkerMetrics {
     /// A connection was closed because its client breaks HTTP/2.
     pub fn broken_http2(&self) {
         add(&self.0.broken_http2);
+    }
+
+    /// A connection was closed because its client has too many.
+    pub fn refused_connection(&self) {
+        add(&self.0.refused_connections);
     }
 
     /// A login, logout or refresh came to this.
@@ -261,6 +268,7 @@ impl Collector for Scrape {
         let applied = all.sum(|c| c.applied.load(Relaxed));
         let lost = all.sum(|c| c.lost.load(Relaxed));
         let dropped = all.sum(|c| c.dropped_lines.load(Relaxed));
+        let refused = all.sum(|c| c.refused_connections.load(Relaxed));
         let broken = all.sum(|c| c.broken_http2.load(Relaxed));
         for (name, help, rows) in [
             ("vestibule_requests", "Requests answered", all.requests()),
@@ -274,6 +282,11 @@ impl Collector for Scrape {
                 one(all.memory.forgotten()),
             ),
             ("vestibule_access_lines_dropped", "Access lines not written", one(dropped)),
+            (
+                "vestibule_connections_refused",
+                "Connections closed because their clients have too many",
+                one(refused),
+            ),
             (
                 "vestibule_http2_connections_broken",
                 "Connections closed because their clients break HTTP/2",

@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::clients::Clients;
 use super::coalesce::Coalesce;
 use super::heads::{Guarded, Heads};
 use super::tls::Certificates;
@@ -51,6 +52,7 @@ pub(super) struct Connections {
     tls: TlsAcceptor,
     certificates: Arc<Certificates>,
     watches: Rc<Watches>,
+    clients: Arc<Clients>,
     metrics: Rc<WorkerMetrics>,
     handshake_time: Duration,
     http1: http1::Builder,
@@ -72,6 +74,7 @@ impl Connections {
             tls: TlsAcceptor::from(shared.server_tls.clone()),
             certificates: shared.certificates.clone(),
             watches,
+            clients: shared.clients.clone(),
             metrics,
             handshake_time: limits.handshake_time,
             http1: http1(limits),
@@ -87,6 +90,11 @@ impl Connections {
         address: IpAddr,
         permit: OwnedSemaphorePermit,
     ) {
+        // Before the handshake, which costs more than all that comes after it.
+        let Some(place) = self.clients.enter(address) else {
+            self.metrics.refused_connection();
+            return tracing::debug!(%address, "a client has too many connections");
+        };
         let open = self.metrics.connection();
         // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
         let handshake = tokio::time::timeout(self.handshake_time, self.tls.accept(stream));
@@ -96,7 +104,7 @@ impl Connections {
             Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
         };
         // A connection that becomes a WebSocket goes on counting: its stream has the watch.
-        let watch = self.watches.add(Box::new((open, permit)));
+        let watch = self.watches.add(Box::new((open, permit, place)));
         let peer = self.peer(&stream, address);
         let client = peer.address;
         let exchange = exchange(self.gateway.clone(), peer, watch.clone());

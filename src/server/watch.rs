@@ -44,6 +44,8 @@ pub(super) struct Watch {
     under_way: AtomicU64,
     multiplexed: AtomicBool,
     upgraded: AtomicBool,
+    /// What came last was a part of a head.
+    within_head: AtomicBool,
     close: Notify,
     /// What counts the connection as open.
     _held: Box<dyn Any + Send + Sync>,
@@ -73,6 +75,7 @@ impl Watches {
             under_way: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
+            within_head: AtomicBool::new(false),
             close: Notify::new(),
             _held: held,
         });
@@ -125,6 +128,11 @@ impl Watch {
         self.head.store(NONE, Relaxed);
     }
 
+    /// Whether what came last was a part of a head, which may have come with the request before it.
+    pub(super) fn within_head(&self, within: bool) {
+        self.within_head.store(within, Relaxed);
+    }
+
     /// Whether no request is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.load(Relaxed) == 0
@@ -163,8 +171,12 @@ pub(super) struct UnderWay(Arc<Watch>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        let now = self.0.now.load(Relaxed);
         self.0.under_way.fetch_sub(1, Relaxed);
-        self.0.last.store(self.0.now.load(Relaxed), Relaxed);
+        self.0.last.store(now, Relaxed);
+        if self.0.within_head.load(Relaxed) {
+            self.0.head.store(now, Relaxed);
+        }
     }
 }
 
@@ -260,6 +272,10 @@ mod tests {
         assert!(!all.is_over(&watch, 150) && all.is_over(&watch, 151), "it is idle");
         watch.read();
         assert!(!all.is_over(&watch, 110) && all.is_over(&watch, 111), "a head is not complete");
+        let request = watch.request();
+        watch.within_head(true);
+        drop(request);
+        assert!(!all.is_over(&watch, 110) && all.is_over(&watch, 111), "it came with a request");
         watch.multiplexed();
         assert!(!all.is_over(&watch, 150) && all.is_over(&watch, 151), "frames are no heads");
     }

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::accept::accept;
+use super::clients::Clients;
 use super::connection::Connections;
 use super::runtime;
 use super::tls::Certificates;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) certificates: Arc<Certificates>,
     /// One for each connection that may be open.
     pub(super) permits: Arc<Semaphore>,
+    pub(super) clients: Arc<Clients>,
     pub(super) log: Option<LogSender>,
 }
 

@@ -25,6 +25,7 @@ mod forward;
 mod identity;
 mod lease;
 mod legacy_apps;
+mod limits;
 mod live;
 mod login;
 mod logout;

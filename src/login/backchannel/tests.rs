@@ -43,6 +43,7 @@ impl Scene {
             provider: Arc::new(provider),
             sealer,
             refreshes: Arc::<Refreshes>::default(),
+            pace: Arc::new(super::super::Pace::new(None)),
         };
         Self { login: Login::new(parties, sessions, metrics), stub, signer }
     }
