@@ -25,6 +25,7 @@ use crate::login::{Asked, Login, Parties, sessions_unavailable};
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::{RouteLabel, WorkerMetrics};
 use crate::observe::request::{Names, RequestId, RequestIds, Seen};
+use crate::outbox::Outbox;
 use crate::page;
 use crate::peer::Peer;
 use crate::route::{Routes, Target, misdirected};
@@ -67,6 +68,7 @@ impl Gateway {
         tls: &Arc<rustls::ClientConfig>,
         metrics: Rc<WorkerMetrics>,
         log: Option<Rc<AccessLog>>,
+        outbox: &Arc<Outbox>,
     ) -> Self {
         let config = parties.config.clone();
         let sealer = parties.sealer.clone();
@@ -75,7 +77,7 @@ impl Gateway {
         let owns_cookie = move |name: &[u8]| known.cookie().owns(name) || Login::owns_cookie(name);
         Self {
             routes: Routes::new(&config),
-            forward: Forward::new(&config, tls, Box::new(owns_cookie), sessions.clone()),
+            forward: Forward::new(&config, tls, Box::new(owns_cookie), sessions.clone(), outbox),
             login: Login::new(parties, sessions.clone(), metrics.clone()),
             names: Names::new(&config),
             ids: RequestIds::default(),

@@ -64,7 +64,8 @@ impl Scene {
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
         let memory = Arc::new(Memory::new(Bounds::default()));
         let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
-        let forward = Forward::new(&Arc::new(config), &Arc::new(tls), own, sessions);
+        let forward =
+            Forward::new(&Arc::new(config), &Arc::new(tls), own, sessions, &Arc::default());
         let opened = Some(Rc::new(Opened::new(Arc::new(session()))));
         Self { forward: Rc::new(forward), opened, sent, update: Rc::default() }
     }

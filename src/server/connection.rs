@@ -30,6 +30,7 @@ use crate::body::{Body, BodyError};
 use crate::config::Limits;
 use crate::gateway::Gateway;
 use crate::observe::metrics::WorkerMetrics;
+use crate::outbox::{Outbox, Posted};
 use crate::peer::Peer;
 
 /// hyper's own limit of fields, which it checks without an allocation.
@@ -46,6 +47,7 @@ pub(super) struct Connections {
     http1: http1::Builder,
     http2: http2::Builder<Local>,
     stopped: watch::Receiver<bool>,
+    outbox: Arc<Outbox>,
 }
 
 impl Connections {
@@ -55,6 +57,7 @@ impl Connections {
         watches: Rc<Watches>,
         metrics: Rc<WorkerMetrics>,
         stopped: watch::Receiver<bool>,
+        outbox: Arc<Outbox>,
     ) -> Self {
         let limits = &shared.parties.config.server.limits;
         Self {
@@ -67,6 +70,7 @@ impl Connections {
             http1: http1(limits),
             http2: http2(limits),
             stopped,
+            outbox,
         }
     }
 
@@ -79,6 +83,7 @@ impl Connections {
     ) {
         let open = self.metrics.connection();
         // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
+        let stream = Posted::new(stream, self.outbox.clone());
         let handshake = tokio::time::timeout(self.handshake_time, self.tls.accept(stream));
         let stream = match Box::pin(handshake).await {
             Ok(Ok(stream)) => stream,
@@ -125,7 +130,7 @@ impl Connections {
         let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
     }
 
-    fn peer(&self, stream: &TlsStream<TcpStream>, address: IpAddr) -> Peer {
+    fn peer(&self, stream: &TlsStream<Posted<TcpStream>>, address: IpAddr) -> Peer {
         let name = stream.get_ref().1.server_name().map(str::to_ascii_lowercase);
         let (certificates, asked) = (self.certificates.clone(), name.clone());
         let same_certificate =

@@ -18,6 +18,7 @@ use crate::gateway::Gateway;
 use crate::login::Parties;
 use crate::observe::access::LogSender;
 use crate::observe::metrics::Metrics;
+use crate::outbox::Outbox;
 use crate::session::Memory;
 
 /// What all workers share.
@@ -57,19 +58,21 @@ impl Worker {
         if let Some(log) = log.clone() {
             tokio::task::spawn_local(log.flush_regularly());
         }
+        let outbox = Arc::<Outbox>::default();
         let gateway = Gateway::new(
             shared.parties.clone(),
             shared.memory.clone(),
             &shared.client_tls,
             metrics.clone(),
             log.clone(),
+            &outbox,
         );
         let watches = Watches::new(limits);
         tokio::task::spawn_local(watches.clone().look_regularly());
         // Nothing is ever sent: it closes when the last connection has ended.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let connections =
-            Rc::new(Connections::new(gateway, &shared, watches, metrics, stopped.clone()));
+            Rc::new(Connections::new(gateway, &shared, watches, metrics, stopped.clone(), outbox));
         let accepting = accept(listener, shared.permits.clone(), |stream, address, permit| {
             let (connections, alive) = (connections.clone(), alive.clone());
             tokio::task::spawn_local(async move {
