@@ -2,6 +2,7 @@
 //! `config/file.rs` is the file as it is written, `config/check.rs` turns the one into the other
 //! and finds every error, `config/diagnostic.rs` shows them. Nobody else reads the file.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub mod certificate;
 mod check;
 pub mod diagnostic;
 mod file;
+pub mod files;
 mod parse;
 mod provider;
 mod redis;
@@ -27,6 +29,7 @@ mod table;
 pub mod value;
 
 use diagnostic::{Diagnostic, Diagnostics};
+use files::SourceFile;
 use value::{ClaimPath, Keys, Origin, Secret, UpstreamUrl};
 
 /// A configuration, and what somebody should look at.
@@ -38,14 +41,23 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads the file at `path` with the process's environment: [`load_with`].
-pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
-    load_with(path, &|name| std::env::var(name).ok())
+/// One reading of the file.
+#[derive(Debug)]
+pub struct Read {
+    /// The configuration, or everything that is wrong with the file.
+    pub outcome: Result<Loaded, Diagnostics>,
+    /// The file itself and every file that it names, as they were just before they were read.
+    pub files: Vec<SourceFile>,
 }
 
 /// Reads the file at `path`, at most 1 MiB, and the certificates and secrets it names; these are
-/// looked for from the file's own directory. `environment` is where `{ env = "NAME" }` is looked
-/// up.
+/// looked for from the file's own directory. `{ env = "NAME" }` is looked up in the process's
+/// environment.
+pub fn read(path: &Path) -> Read {
+    read_with(path, &|name| std::env::var(name).ok())
+}
+
+/// The same with an environment of one's own.
 ///
 /// # Errors
 /// Everything that is wrong with the file, not the first only.
@@ -53,12 +65,19 @@ pub fn load_with(
     path: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded, Diagnostics> {
-    let source = file::text(path)?;
+    read_with(path, environment).outcome
+}
+
+fn read_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Read {
+    let files = RefCell::new(vec![SourceFile::look(path)]);
     let directory = path.parent().unwrap_or(Path::new("")).to_owned();
     let name = path.display().to_string();
-    let (config, warnings) =
-        file::Reading::run(&name, &source, directory, environment, check::config)?;
-    Ok(Loaded { config, warnings })
+    let outcome = file::text(path).and_then(|source| {
+        let (config, warnings) =
+            file::Reading::run(&name, &source, directory, environment, &files, check::config)?;
+        Ok(Loaded { config, warnings })
+    });
+    Read { outcome, files: files.into_inner() }
 }
 
 /// All of gateway.toml.
@@ -134,7 +153,7 @@ pub struct Limits {
 }
 
 /// `[provider]`: the OpenID Provider.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provider {
     /// `issuer`, kept to the letter (the trailing slash counts); https, or http on loopback.
     /// `domain = "TENANT.eu.auth0.com"` is short for `https://TENANT.eu.auth0.com/`.
@@ -156,7 +175,7 @@ pub struct Provider {
 }
 
 /// How the gateway proves itself at the token endpoint (OpenID Connect Core, section 9).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAuthentication {
     /// `client_secret`: `client_secret_basic`, or `client_secret_post` where discovery offers only that.
     Secret(Secret),
@@ -180,7 +199,7 @@ pub struct Session {
 }
 
 /// `[session.redis]`: Redis 7 or Valkey.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
     /// `url`: `redis://host:port/database`, or `rediss:` for TLS; the server's, the sentinels', or
     /// some of the cluster's.
@@ -201,7 +220,7 @@ pub struct Redis {
 }
 
 /// What the addresses of `[session.redis]` are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisServers {
     /// `single`: one server.
     Single,

@@ -1,10 +1,12 @@
 //! One connection from a browser: the TLS handshake, HTTP/1.1 or HTTP/2 over it, and its end: by
-//! the client, by a limit, or because the gateway stops. What a request gets is the gateway's.
+//! the client, by a limit, or because the gateway stops. What a request gets is the gateway's: the
+//! one in force when it comes, also if the connection is older.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,63 +25,92 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::coalesce::Coalesce;
+use super::generation::Generation;
 use super::tls::Certificates;
 use super::watch::{UnderWay, Watch, Watched, Watches};
-use super::worker::Shared;
 use crate::body::{Body, BodyError};
 use crate::config::Limits;
 use crate::gateway::Gateway;
+use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
+use crate::observe::request::route_name;
 use crate::peer::Peer;
+use crate::session::Memory;
 
 /// hyper's own limit of fields, which it checks without an allocation.
 const USUAL_HEADERS: usize = 100;
 
 /// What the connections of one worker have in common.
 pub(super) struct Connections {
+    /// What is in force.
+    serving: RefCell<Rc<Serving>>,
+    /// Those before it, on which requests may still be under way.
+    before: RefCell<Vec<Weak<Gateway>>>,
+    memory: Arc<Memory>,
+    watches: Rc<Watches>,
+    metrics: Rc<WorkerMetrics>,
+    log: Option<Rc<AccessLog>>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// What this worker makes of one generation.
+struct Serving {
     gateway: Rc<Gateway>,
     tls: TlsAcceptor,
     certificates: Arc<Certificates>,
-    watches: Rc<Watches>,
-    metrics: Rc<WorkerMetrics>,
     handshake_time: Duration,
     http1: http1::Builder,
     http2: http2::Builder<Local>,
-    stopped: watch::Receiver<bool>,
 }
 
 impl Connections {
     pub(super) fn new(
-        gateway: Gateway,
-        shared: &Shared,
+        generation: &Generation,
+        memory: Arc<Memory>,
         watches: Rc<Watches>,
         metrics: Rc<WorkerMetrics>,
+        log: Option<Rc<AccessLog>>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        let limits = &shared.parties.config.server.limits;
-        Self {
-            gateway: Rc::new(gateway),
-            tls: TlsAcceptor::from(shared.server_tls.clone()),
-            certificates: shared.certificates.clone(),
-            watches,
-            metrics,
-            handshake_time: limits.handshake_time,
-            http1: http1(limits),
-            http2: http2(limits),
-            stopped,
+        let serving = Serving::new(generation, &memory, metrics.clone(), log.as_ref());
+        let serving = RefCell::new(Rc::new(serving));
+        Self { serving, before: RefCell::default(), memory, watches, metrics, log, stopped }
+    }
+
+    /// Requests that come from now on are answered by this generation, on every connection; those
+    /// under way end on the one that they began with. What a connection agreed on with its client
+    /// (its certificate, the sizes of its heads) stays.
+    pub(super) fn take_over(&self, generation: &Generation) {
+        let config = generation.config();
+        let routes: Vec<String> = config.routes.iter().map(route_name).collect();
+        let metrics = Rc::new(self.metrics.with_routes(&routes));
+        if let Some(log) = &self.log {
+            log.set_format(config.log.format);
         }
+        self.watches.limit(&config.server.limits);
+        let serving = Serving::new(generation, &self.memory, metrics, self.log.as_ref());
+        let old = self.serving.replace(Rc::new(serving));
+        let mut before = self.before.borrow_mut();
+        before.retain(|gateway| gateway.strong_count() > 0);
+        before.push(Rc::downgrade(&old.gateway));
+    }
+
+    /// The gateway in force.
+    fn gateway(&self) -> Rc<Gateway> {
+        self.serving.borrow().gateway.clone()
     }
 
     /// Serves a connection to its end.
     pub(super) async fn serve(
-        &self,
+        self: &Rc<Self>,
         stream: TcpStream,
         address: IpAddr,
         permit: OwnedSemaphorePermit,
     ) {
         let open = self.metrics.connection();
+        let serving = self.serving.borrow().clone();
         // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
-        let handshake = tokio::time::timeout(self.handshake_time, self.tls.accept(stream));
+        let handshake = tokio::time::timeout(serving.handshake_time, serving.tls.accept(stream));
         let stream = match Box::pin(handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
@@ -87,14 +118,16 @@ impl Connections {
         };
         // A connection that becomes a WebSocket goes on counting: its stream has the watch.
         let watch = self.watches.add(Box::new((open, permit)));
-        let peer = self.peer(&stream, address);
-        let exchange = exchange(self.gateway.clone(), peer, watch.clone());
+        let peer = serving.peer(&stream, address);
+        let exchange = exchange(self.clone(), peer, watch.clone());
         // A connection that breaks off ends for its requests too, and they tell what matters.
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             watch.multiplexed();
             let stream = Watched { inner: Coalesce::new(stream), watch: watch.clone() };
             let mut connection =
-                Box::pin(self.http2.serve_connection(TokioIo::new(stream), exchange));
+                Box::pin(serving.http2.serve_connection(TokioIo::new(stream), exchange));
+            // Nothing of a generation is to be held by a connection that outlives it.
+            drop(serving);
             tokio::select! {
                 _ = connection.as_mut() => return,
                 () = watch.closed() => return,
@@ -103,8 +136,9 @@ impl Connections {
             let _ = connection.await;
         } else {
             let stream = Watched { inner: stream, watch: watch.clone() };
-            let mut connection =
-                pin!(self.http1.serve_connection(TokioIo::new(stream), exchange).with_upgrades());
+            let connection = serving.http1.serve_connection(TokioIo::new(stream), exchange);
+            let mut connection = pin!(connection.with_upgrades());
+            drop(serving);
             tokio::select! {
                 _ = connection.as_mut() => return,
                 () = watch.closed() => return,
@@ -116,13 +150,44 @@ impl Connections {
 
     /// Ends when no request goes on whose connection is gone.
     pub(super) async fn settled(&self) {
-        self.gateway.settled().await;
+        let mut all: Vec<_> = self.before.take().iter().filter_map(Weak::upgrade).collect();
+        all.push(self.gateway());
+        for gateway in all {
+            gateway.settled().await;
+        }
     }
 
     /// Ends when the gateway stops.
     async fn stop(&self) {
         // The sender lives until every worker has ended.
         let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
+    }
+}
+
+impl Serving {
+    fn new(
+        generation: &Generation,
+        memory: &Arc<Memory>,
+        metrics: Rc<WorkerMetrics>,
+        log: Option<&Rc<AccessLog>>,
+    ) -> Self {
+        let config = generation.config();
+        let limits = &config.server.limits;
+        let gateway = Gateway::new(
+            generation.parties.clone(),
+            memory.clone(),
+            &generation.client_tls,
+            metrics,
+            log.filter(|_| config.log.access).cloned(),
+        );
+        Self {
+            gateway: Rc::new(gateway),
+            tls: TlsAcceptor::from(generation.server_tls.clone()),
+            certificates: generation.certificates.clone(),
+            handshake_time: limits.handshake_time,
+            http1: http1(limits),
+            http2: http2(limits),
+        }
     }
 
     fn peer(&self, stream: &TlsStream<TcpStream>, address: IpAddr) -> Peer {
@@ -164,17 +229,17 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Local {
 
 /// The requests of one connection.
 fn exchange(
-    gateway: Rc<Gateway>,
+    connections: Rc<Connections>,
     peer: Peer,
     watch: Arc<Watch>,
 ) -> impl Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible, Future: 'static>
 {
     let peer = Rc::new(peer);
     service_fn(move |request| {
-        let (gateway, peer, under_way) = (gateway.clone(), peer.clone(), watch.request());
+        let (gateway, peer, under_way) = (connections.gateway(), peer.clone(), watch.request());
         async move {
             let response = gateway.answer(request, &peer).await;
-            Ok(response.map(|body| Sent { body, _under_way: under_way }))
+            Ok(response.map(|body| Sent { body, _under_way: under_way, _gateway: gateway }))
         }
     })
 }
@@ -183,6 +248,8 @@ fn exchange(
 struct Sent {
     body: Body,
     _under_way: UnderWay,
+    /// With its connections to the apps.
+    _gateway: Rc<Gateway>,
 }
 
 impl http_body::Body for Sent {

@@ -16,11 +16,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::accept::accept;
+use super::worker::Handed;
 use crate::body::Body;
-use crate::config::Config;
 use crate::error::Failure;
 use crate::observe::admin::{self, Readiness};
 use crate::observe::metrics::Metrics;
@@ -34,10 +34,14 @@ const ADMIN_CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sends every request to the same address over https.
-pub(super) fn redirect(listener: StdListener, config: &Config) {
-    let routes = Routes::new(config);
-    serve(listener, config.server.limits.connections, move |head| {
-        to_https(&routes, head).unwrap_or_else(|failure| {
+pub(super) fn redirect(
+    listener: StdListener,
+    permits: Arc<Semaphore>,
+    handed: watch::Receiver<Handed>,
+) {
+    serve(listener, permits, move |head| {
+        let generation = handed.borrow().generation.clone();
+        to_https(&generation.routes, head).unwrap_or_else(|failure| {
             page::render(&failure, head.headers.get(http::header::ACCEPT), &head.method, "-")
         })
     });
@@ -49,12 +53,13 @@ pub(super) fn admin(
     metrics: Arc<Metrics>,
     ready: impl Fn() -> Readiness + 'static,
 ) {
-    serve(listener, ADMIN_CONNECTIONS, move |head| admin::answer(head, ready(), &metrics));
+    let permits = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    serve(listener, permits, move |head| admin::answer(head, ready(), &metrics));
 }
 
 fn serve(
     listener: StdListener,
-    connections: usize,
+    permits: Arc<Semaphore>,
     answer: impl Fn(&Parts) -> Response<Body> + 'static,
 ) {
     let answer = Rc::new(answer);
@@ -63,7 +68,6 @@ fn serve(
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a listener could not be used"),
         };
-        let permits = Arc::new(Semaphore::new(connections));
         match accept(listener, permits, |stream, _, permit| {
             let answer = answer.clone();
             let service = service_fn(move |request: Request<Incoming>| {

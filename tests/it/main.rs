@@ -33,6 +33,7 @@ mod paths;
 mod process;
 mod races;
 mod redirects;
+mod reload;
 mod session;
 mod stripping;
 mod three_gateways;

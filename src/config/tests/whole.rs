@@ -101,3 +101,14 @@ fn a_hostile_file_is_read_in_no_time() {
     }
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn every_file_that_is_named_is_known_also_if_it_is_not_there() {
+    let site = Site::new();
+    let secret = SESSION.replace("{ env = 'SEAL' }", "{ file = 'none.secret' }");
+    site.write("gateway.toml", [SERVER, PROVIDER, &secret, ROUTE].concat());
+    let Read { outcome, files } = read_with(&site.path("gateway.toml"), &environment);
+    assert!(outcome.unwrap_err().to_string().contains("none.secret cannot be read"));
+    let expected = ["gateway.toml", "a.pem", "a.key", "none.secret"];
+    assert_eq!(files, expected.map(|name| SourceFile::look(&site.path(name))));
+}
