@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
+use rustls::pki_types::CertificateDer;
 use url::Url;
 
 mod address;
@@ -112,6 +113,8 @@ pub struct Server {
     pub trusted_proxies: Vec<IpNet>,
     /// `[[server.certificate]]`; at least one. Server names pick; the first is the default.
     pub certificates: Vec<Certificate>,
+    /// `[server.client_certificates]`; absent: clients are not asked for one.
+    pub client_certificates: Option<ClientCertificates>,
     /// `workers`: threads that serve requests; default: one a core.
     pub workers: usize,
     /// `[server.limits]`
@@ -125,6 +128,24 @@ pub struct Certificate {
     pub cert: PathBuf,
     /// `key`: PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,
+}
+
+/// `[server.client_certificates]`: TLS in which the client proves itself, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// `ca`: a PEM file; whose certificates are accepted.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// `mode`, default `optional`.
+    pub mode: ClientCertificatesMode,
+}
+
+/// `mode` of `[server.client_certificates]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificatesMode {
+    /// `optional`: who has none is served, too.
+    Optional,
+    /// `required`: who has none is refused in the handshake.
+    Required,
 }
 
 /// `[server.limits]`: everything a stranger could exhaust.

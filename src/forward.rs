@@ -26,6 +26,7 @@ use crate::body::Body;
 use crate::config::value::Keys;
 use crate::config::{Config, Route};
 use crate::error::Failure;
+use crate::peer::ClientCertificate;
 use crate::session::update::UpdateRefused;
 use crate::session::{Opened, SessionUpdate, Sessions, cookie};
 use crate::upstream::{UpstreamError, Upstreams};
@@ -79,6 +80,8 @@ pub struct Way<'a> {
     pub peer: IpAddr,
     /// 32 hexadecimal digits.
     pub request_id: &'a str,
+    /// The client's own, from the TLS handshake.
+    pub certificate: Option<&'a ClientCertificate>,
 }
 
 /// An app's answer: what the browser gets, and what the app asked of the session.

@@ -26,7 +26,7 @@ use crate::observe::access::AccessLog;
 use crate::observe::metrics::{RouteLabel, WorkerMetrics};
 use crate::observe::request::{Names, RequestId, RequestIds, Seen};
 use crate::page;
-use crate::peer::Peer;
+use crate::peer::{ClientCertificate, Peer};
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
 use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
@@ -57,6 +57,7 @@ struct Destination {
     route: usize,
     origin: usize,
     peer: IpAddr,
+    certificate: Option<Rc<ClientCertificate>>,
 }
 
 impl Gateway {
@@ -156,7 +157,9 @@ impl Gateway {
             Verdict::SignIn => return Err(self.login.login_required()),
             Verdict::Forbid => return Err(forbidden()),
         }
-        let to = Destination { route: index, origin: origin_index, peer: peer.address };
+        let certificate = peer.certificate.clone();
+        let to =
+            Destination { route: index, origin: origin_index, peer: peer.address, certificate };
         Ok(Next::Ask(Request::from_parts(head, body), to))
     }
 
@@ -171,8 +174,9 @@ impl Gateway {
         whole: Whole,
     ) -> Response<Body> {
         let (id, route, sent) = (seen.id, seen.route, Instant::now());
-        let Destination { route: index, origin, peer } = to;
-        let way = Way { route: index, origin, peer, request_id: id.as_str() };
+        let Destination { route: index, origin, peer, certificate } = to;
+        let certificate = certificate.as_deref();
+        let way = Way { route: index, origin, peer, request_id: id.as_str(), certificate };
         let answer = self.forward.send(request, way, visit.opened(), &whole).await;
         seen.upstream = Some(sent.elapsed());
         let outcome = match answer {

@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("observe", &["body", "config", "digits", "error", "session"]),
     ("access", &["config", "page", "session"]),
     ("route", &["config", "digits", "error", "login"]),
-    ("forward", &["body", "clock", "config", "digits", "error", "session", "upstream"]),
+    ("forward", &["body", "clock", "config", "digits", "error", "peer", "session", "upstream"]),
     ("login", &["body", "clock", "config", "digits", "error", "observe", "session"]),
     (
         "gateway",

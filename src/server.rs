@@ -14,6 +14,7 @@
 //! | `connection` | TLS, HTTP, and when does a connection end? |
 //! | `watch` | what does a connection do, or not do? |
 //! | `tls` | which certificate, which protocol? |
+//! | `client_certificate` | whose certificate does the client have? |
 //! | `coalesce` | how does HTTP/2 write less often? |
 //! | `plain` | the listeners without TLS: redirect, admin |
 
@@ -39,6 +40,7 @@ use crate::session::Memory;
 use crate::session::memory::Bounds;
 
 mod accept;
+mod client_certificate;
 mod coalesce;
 mod connection;
 mod generation;

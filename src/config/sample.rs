@@ -15,6 +15,7 @@ pub(crate) fn config() -> Config {
             public_urls: vec![Origin { host: "app.example".to_owned(), port: 443 }],
             trusted_proxies: vec![],
             certificates: vec![],
+            client_certificates: None,
             workers: 1,
             limits: limits(),
         },

@@ -1,18 +1,20 @@
-//! `[server]`, `[[server.certificate]]` and `[server.limits]`: from the file to [`Server`].
+//! `[server]` and the tables in it: from the file to [`Server`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 
 use ipnet::IpNet;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
 use super::address::origin;
-use super::certificate::{is_good_for, load};
+use super::certificate::{certificates, is_good_for, load};
 use super::parse::Wrong;
 use super::routes::Surroundings;
 use super::table::{Item, Table, file_path};
 use super::value::Origin;
-use super::{Certificate, Limits, Server};
+use super::{Certificate, ClientCertificates, ClientCertificatesMode, Limits, Server};
 
 /// The table.
 pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Server> {
@@ -25,6 +27,8 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
         t.required("certificate", "write [[server.certificate]], with cert and key", |i| {
             i.tables(certificate)
         });
+    let asks_clients = t.has("client_certificates");
+    let client_certificates = t.optional("client_certificates", |i| i.table(client_certificates));
     let workers = t.optional("workers", |i| i.number(1, 1024));
     let limits = t.key("limits", "{}", |i| i.table(limits));
 
@@ -40,6 +44,7 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
         public_urls: public_urls?,
         trusted_proxies: trusted_proxies?,
         certificates: certificates?.into_iter().map(|(certificate, _)| certificate).collect(),
+        client_certificates: if asks_clients { Some(client_certificates?) } else { None },
         workers: workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)),
         limits: limits?,
     })
@@ -83,6 +88,36 @@ fn certificate(t: &mut Table<'_>) -> Option<(Certificate, CertifiedKey)> {
                 key,
                 Wrong::new(error.to_string(), "name a chain in PEM, leaf first, and its key"),
             )
+        }
+    }
+}
+
+fn client_certificates(t: &mut Table<'_>) -> Option<ClientCertificates> {
+    let authorities = t.required("ca", r#"write ca = "clients-ca.pem""#, authorities);
+    let mode = t.key("mode", "'optional'", |i| {
+        i.choice(&[
+            ("optional", ClientCertificatesMode::Optional),
+            ("required", ClientCertificatesMode::Required),
+        ])
+    });
+    Some(ClientCertificates { authorities: authorities?, mode: mode? })
+}
+
+/// Certificates that can sign those of clients.
+fn authorities(item: &Item<'_>) -> Option<Vec<CertificateDer<'static>>> {
+    let path = file_path(item)?;
+    let wrong = |message: String| {
+        item.wrong(Wrong::new(message, "name a file with the authority's certificate in PEM"))
+    };
+    match certificates(&path) {
+        Err(error) => wrong(error.to_string()),
+        Ok(found) => {
+            let mut roots = RootCertStore::empty();
+            if found.iter().all(|certificate| roots.add(certificate.clone()).is_ok()) {
+                Some(found)
+            } else {
+                wrong(format!("{} holds what is no certificate", path.display()))
+            }
         }
     }
 }

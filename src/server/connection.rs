@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::client_certificate::describe;
 use super::coalesce::Coalesce;
 use super::generation::Generation;
 use super::tls::Certificates;
@@ -195,7 +196,13 @@ impl Serving {
         let (certificates, asked) = (self.certificates.clone(), name.clone());
         let same_certificate =
             move |host: &str| asked.as_deref().is_none_or(|asked| certificates.same(asked, host));
-        Peer { address, server_name: name, same_certificate: Box::new(same_certificate) }
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        Peer {
+            address,
+            server_name: name,
+            same_certificate: Box::new(same_certificate),
+            certificate: certificate.map(|certificate| Rc::new(describe(certificate))),
+        }
     }
 }
 

@@ -76,7 +76,12 @@ impl Generation {
             Arc::new(provider)
         };
         let refreshes = before.refreshes.clone();
-        Self::new(config, client_tls, provider, refreshes, self.tickets.clone()).map_err(one)
+        // SECURITY: a resumed session is not verified again: who was let in under other rules has
+        // to show a certificate under these.
+        let same = before.config.server.client_certificates == config.server.client_certificates;
+        let tickets = if same { Ok(self.tickets.clone()) } else { Tickets::new() };
+        let tickets = tickets.map_err(|error| one(error.into()))?;
+        Self::new(config, client_tls, provider, refreshes, tickets).map_err(one)
     }
 
     fn new(
@@ -87,7 +92,8 @@ impl Generation {
         tickets: Tickets,
     ) -> Result<Self, StartError> {
         let certificates = Certificates::read(&config.server.certificates)?;
-        let server_tls = tls::settings(certificates.clone(), &tickets)?;
+        let clients = config.server.client_certificates.as_ref();
+        let server_tls = tls::settings(certificates.clone(), clients, &tickets)?;
         let routes = Routes::new(&config);
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
         let parties = Parties { config: Arc::new(config), provider, sealer, refreshes };

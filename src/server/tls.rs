@@ -9,8 +9,9 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::config;
+use super::client_certificate::verifier;
 use crate::config::certificate::{CertificateError, is_good_for, load};
+use crate::config::{self, ClientCertificates};
 
 /// The certificates, replaced as a whole.
 pub(super) struct Certificates {
@@ -81,13 +82,17 @@ impl Tickets {
 /// TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1, resumption by tickets.
 pub(super) fn settings(
     certificates: Arc<Certificates>,
+    clients: Option<&ClientCertificates>,
     tickets: &Tickets,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut settings = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => builder.with_client_cert_verifier(verifier(clients)?),
+    };
+    let mut settings = builder.with_cert_resolver(certificates);
     settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     settings.ticketer = tickets.0.clone();
     Ok(Arc::new(settings))

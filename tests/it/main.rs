@@ -16,6 +16,7 @@ mod admin;
 mod backchannel;
 mod callback;
 mod chromium;
+mod client_certificates;
 mod contract;
 mod cookie;
 mod demo;

@@ -17,11 +17,11 @@ use crate::support::{
     App, Ask, Gateway, PROTOCOLS, Protocol, Provider, Raw, Reply, Stage, join_all, raw, until,
 };
 
-const APPLIED: &str = "vestibule_config_reloads_total{outcome=\"applied\"}";
-const REFUSED: &str = "vestibule_config_reloads_total{outcome=\"refused\"}";
+pub(crate) const APPLIED: &str = "vestibule_config_reloads_total{outcome=\"applied\"}";
+pub(crate) const REFUSED: &str = "vestibule_config_reloads_total{outcome=\"refused\"}";
 
 /// Changes the file, as an editor does: another in its place.
-fn edit(gateway: &Gateway, change: impl FnOnce(String) -> String) {
+pub(crate) fn edit(gateway: &Gateway, change: impl FnOnce(String) -> String) {
     let path = gateway.directory.path().join("gateway.toml");
     let text = change(fs::read_to_string(&path).unwrap());
     fs::write(path.with_extension("new"), text).unwrap();
@@ -37,7 +37,7 @@ fn add_route(gateway: &Gateway, path: &str, app: &App, access: &str) {
 }
 
 /// Sends SIGHUP and waits until that came to something.
-async fn reload(gateway: &Gateway, outcome: &str) {
+pub(crate) async fn reload(gateway: &Gateway, outcome: &str) {
     let before = gateway.metric(outcome).await;
     gateway.signal("HUP");
     until(&format!("{outcome} grows"), async || {

@@ -38,7 +38,7 @@ gateway.toml:4:42: server.public_urls: is not an https origin
 gateway.toml:5:1: server.prot: unknown key
 5 | prot = *
   | ^^^^
-  = known here: admin, certificate, http, https, limits, public_urls, trusted_proxies, workers
+  = known here: admin, certificate, client_certificates, http, https, limits, public_urls, trusted_proxies, workers
 gateway.toml:10:11: server.limits.headers: is out of bounds
 10 | headers = 0
    |           ^

@@ -24,6 +24,10 @@ key = "all.key"
 cert = "a.pem"
 key = "a.key"
 
+[server.client_certificates]
+ca = "all.pem"
+mode = "required"
+
 [server.limits]
 header_bytes = "32KiB"
 headers = 50
@@ -120,6 +124,9 @@ fn every_key_of_server_is_read() {
         [("all.pem", "all.key"), ("a.pem", "a.key")].map(|(c, k)| (c.into(), k.into()))
     );
     assert!(certificates.iter().all(|c| c.cert.is_absolute()), "from the file's own directory");
+
+    let clients = server.client_certificates.unwrap();
+    assert_eq!((clients.authorities.len(), clients.mode), (1, ClientCertificatesMode::Required));
 
     let seconds = Duration::from_secs;
     assert_eq!((limits.header_bytes, limits.headers), (32 * 1024, 50));
@@ -235,6 +242,8 @@ fn every_word_of_a_choice_is_read() {
         assert_eq!(config.routes[0].session_update, keys);
     }
     assert_eq!(site.right(&with("log", "format = 'text'")).log.format, LogFormat::Text);
+    let server = site.right(&with("server", "client_certificates.ca = 'a.pem'")).server;
+    assert_eq!(server.client_certificates.unwrap().mode, ClientCertificatesMode::Optional);
 }
 
 #[test]
@@ -245,6 +254,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((server.http, server.admin), (None, None));
     assert_eq!(server.public_urls[0].to_string(), "https://localhost:8443");
     assert_eq!(server.trusted_proxies, []);
+    assert_eq!(server.client_certificates, None);
     assert_eq!(server.workers, std::thread::available_parallelism().unwrap().get());
     let Limits { header_bytes, headers, header_time, handshake_time, idle_time, .. } =
         server.limits;

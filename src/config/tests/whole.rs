@@ -26,6 +26,16 @@ fn a_certificate_that_cannot_be_served_is_an_error() {
     assert!(said("'a.key'", "'a.pem'").contains("holds no private key in PEM"));
     assert!(said("'a.pem'", "'large.pem'").contains("cannot be read"));
     assert!(said("'a.pem'", "'.'").contains("cannot be read"));
+
+    let said = |ca: &str| {
+        only_fault(&site, &with("server", &format!("client_certificates = {{ ca = '{ca}' }}")))
+    };
+    for (ca, why) in [("none.pem", "cannot be read"), ("a.key", "holds no certificate in PEM")] {
+        let wrong = said(ca);
+        assert!(wrong.starts_with("server.client_certificates.ca: ") && wrong.contains(why));
+    }
+    site.write("junk.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    assert!(said("junk.pem").contains("holds what is no certificate"));
 }
 
 #[test]
