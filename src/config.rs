@@ -109,8 +109,11 @@ pub struct Server {
     pub admin: Option<SocketAddr>,
     /// `public_urls`: the origins that users see; at least one.
     pub public_urls: Vec<Origin>,
-    /// `trusted_proxies`: whose `X-Forwarded-For` is kept and added to.
+    /// `trusted_proxies`: whose `X-Forwarded-For` is kept and added to, and whose PROXY headers are
+    /// believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// `proxy_protocol`, default none: which listeners want a PROXY header first.
+    pub proxy_protocol: ProxyProtocol,
     /// `[[server.certificate]]`; at least one. Server names pick; the first is the default.
     pub certificates: Vec<Certificate>,
     /// `[server.client_certificates]`; absent: clients are not asked for one.
@@ -119,6 +122,15 @@ pub struct Server {
     pub workers: usize,
     /// `[server.limits]`
     pub limits: Limits,
+}
+
+/// `proxy_protocol`: the listeners that stand behind a load balancer which writes a PROXY header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// `"https"` is in the list.
+    pub https: bool,
+    /// `"http"` is in the list.
+    pub http: bool,
 }
 
 /// `[[server.certificate]]`: PEM files.

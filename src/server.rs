@@ -16,6 +16,7 @@
 //! | `tls` | which certificate, which protocol? |
 //! | `client_certificate` | whose certificate does the client have? |
 //! | `coalesce` | how does HTTP/2 write less often? |
+//! | `proxy_protocol` | for whom does a load balancer speak? |
 //! | `plain` | the listeners without TLS: redirect, admin |
 
 use std::io;
@@ -47,6 +48,7 @@ mod generation;
 mod listen;
 mod permits;
 mod plain;
+mod proxy_protocol;
 mod reload;
 mod tls;
 mod watch;

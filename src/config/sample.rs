@@ -14,6 +14,7 @@ pub(crate) fn config() -> Config {
             admin: None,
             public_urls: vec![Origin { host: "app.example".to_owned(), port: 443 }],
             trusted_proxies: vec![],
+            proxy_protocol: ProxyProtocol::default(),
             certificates: vec![],
             client_certificates: None,
             workers: 1,

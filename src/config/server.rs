@@ -14,7 +14,9 @@ use super::parse::Wrong;
 use super::routes::Surroundings;
 use super::table::{Item, Table, file_path};
 use super::value::Origin;
-use super::{Certificate, ClientCertificates, ClientCertificatesMode, Limits, Server};
+use super::{
+    Certificate, ClientCertificates, ClientCertificatesMode, Limits, ProxyProtocol, Server,
+};
 
 /// The table.
 pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Server> {
@@ -23,6 +25,7 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
     let admin = t.optional("admin", address);
     let public_urls = t.key("public_urls", "['https://localhost:8443']", public_urls);
     let trusted_proxies = t.key("trusted_proxies", "[]", |i| i.list(network));
+    let proxy_protocol = t.key("proxy_protocol", "[]", proxy_protocol);
     let certificates =
         t.required("certificate", "write [[server.certificate]], with cert and key", |i| {
             i.tables(certificate)
@@ -33,6 +36,9 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
     let limits = t.key("limits", "{}", |i| i.table(limits));
 
     distinct_listeners(t, https, http, admin);
+    if let (Some(proxy_protocol), Some(trusted)) = (proxy_protocol, &trusted_proxies) {
+        somebody_may_send_it(t, proxy_protocol, trusted);
+    }
     if let (Some(urls), Some(certificates)) = (&public_urls, &certificates) {
         certified_hosts(t, urls, certificates);
     }
@@ -43,6 +49,7 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
         admin,
         public_urls: public_urls?,
         trusted_proxies: trusted_proxies?,
+        proxy_protocol: proxy_protocol?,
         certificates: certificates?.into_iter().map(|(certificate, _)| certificate).collect(),
         client_certificates: if asks_clients { Some(client_certificates?) } else { None },
         workers: workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)),
@@ -89,6 +96,25 @@ fn certificate(t: &mut Table<'_>) -> Option<(Certificate, CertifiedKey)> {
                 Wrong::new(error.to_string(), "name a chain in PEM, leaf first, and its key"),
             )
         }
+    }
+}
+
+fn proxy_protocol(item: &Item<'_>) -> Option<ProxyProtocol> {
+    let listeners = item.list(|item| item.choice(&[("https", "https"), ("http", "http")]))?;
+    let named = |name| listeners.contains(&name);
+    Some(ProxyProtocol { https: named("https"), http: named("http") })
+}
+
+/// A listener that wants a header which nobody may send answers nobody.
+fn somebody_may_send_it(t: &Table<'_>, wanted: ProxyProtocol, trusted: &[IpNet]) {
+    if (wanted.https || wanted.http) && trusted.is_empty() {
+        let message = "wants a header that nobody may send: trusted_proxies is empty";
+        let remedy = r#"write the load balancers' addresses: trusted_proxies = ["10.0.0.0/8"]"#;
+        t.wrong::<()>("proxy_protocol", Wrong::new(message, remedy));
+    }
+    if wanted.http && !t.has("http") {
+        let remedy = r#"leave "http" out, or write http = "0.0.0.0:8080""#;
+        t.wrong::<()>("proxy_protocol", Wrong::new("names a listener that is not there", remedy));
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
@@ -19,6 +20,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
@@ -27,6 +29,7 @@ use tokio_rustls::server::TlsStream;
 use super::client_certificate::describe;
 use super::coalesce::Coalesce;
 use super::generation::Generation;
+use super::proxy_protocol;
 use super::tls::Certificates;
 use super::watch::{UnderWay, Watch, Watched, Watches};
 use crate::body::{Body, BodyError};
@@ -59,6 +62,8 @@ struct Serving {
     gateway: Rc<Gateway>,
     tls: TlsAcceptor,
     certificates: Arc<Certificates>,
+    /// Who writes a PROXY header, where that is wanted.
+    proxies: Option<Vec<IpNet>>,
     handshake_time: Duration,
     http1: http1::Builder,
     http2: http2::Builder<Local>,
@@ -111,9 +116,9 @@ impl Connections {
         let open = self.metrics.connection();
         let serving = self.serving.borrow().clone();
         // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
-        let handshake = tokio::time::timeout(serving.handshake_time, serving.tls.accept(stream));
-        let stream = match Box::pin(handshake).await {
-            Ok(Ok(stream)) => stream,
+        let arrival = tokio::time::timeout(serving.handshake_time, serving.arrive(stream, address));
+        let (stream, address) = match Box::pin(arrival).await {
+            Ok(Ok(arrived)) => arrived,
             Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
             Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
         };
@@ -174,6 +179,7 @@ impl Serving {
     ) -> Self {
         let config = generation.config();
         let limits = &config.server.limits;
+        let proxies = config.server.proxy_protocol.https;
         let gateway = Gateway::new(
             generation.parties.clone(),
             memory.clone(),
@@ -185,10 +191,24 @@ impl Serving {
             gateway: Rc::new(gateway),
             tls: TlsAcceptor::from(generation.server_tls.clone()),
             certificates: generation.certificates.clone(),
+            proxies: proxies.then(|| config.server.trusted_proxies.clone()),
             handshake_time: limits.handshake_time,
             http1: http1(limits),
             http2: http2(limits),
         }
+    }
+
+    /// The first bytes of a connection: who it is for, where a load balancer says so, and TLS.
+    async fn arrive(
+        &self,
+        mut stream: TcpStream,
+        mut address: IpAddr,
+    ) -> io::Result<(TlsStream<TcpStream>, IpAddr)> {
+        if let Some(trusted) = &self.proxies {
+            let client = proxy_protocol::client(&mut stream, address, trusted).await;
+            address = client.map_err(|error| error.told(address))?;
+        }
+        Ok((self.tls.accept(stream).await?, address))
     }
 
     fn peer(&self, stream: &TlsStream<TcpStream>, address: IpAddr) -> Peer {

@@ -32,6 +32,7 @@ mod model;
 mod oidc_provider;
 mod paths;
 mod process;
+mod proxy_protocol;
 mod races;
 mod redirects;
 mod reload;

@@ -14,6 +14,7 @@ http = "127.0.0.1:1080"
 admin = "[::1]:1090"
 public_urls = ["https://app.example.com", "https://Other.example.com:8443"]
 trusted_proxies = ["10.0.0.0/8", "::1"]
+proxy_protocol = ["https", "http"]
 workers = 3
 
 [[server.certificate]]
@@ -116,6 +117,7 @@ fn every_key_of_server_is_read() {
     assert_eq!(urls, ["https://app.example.com", "https://other.example.com:8443"]);
     let proxies: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(proxies, ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(server.proxy_protocol, ProxyProtocol { https: true, http: true });
     assert_eq!(server.workers, 3);
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let names: Vec<_> = certificates.iter().map(|c| (name(&c.cert), name(&c.key))).collect();
@@ -254,6 +256,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((server.http, server.admin), (None, None));
     assert_eq!(server.public_urls[0].to_string(), "https://localhost:8443");
     assert_eq!(server.trusted_proxies, []);
+    assert_eq!(server.proxy_protocol, ProxyProtocol::default());
     assert_eq!(server.client_certificates, None);
     assert_eq!(server.workers, std::thread::available_parallelism().unwrap().get());
     let Limits { header_bytes, headers, header_time, handshake_time, idle_time, .. } =
