@@ -45,7 +45,7 @@ use delivery::{Delivery, Trailers};
 use forwarded::Forwarded;
 use headers::{Reserved, X_SESSION_UPDATE};
 pub use lasting::Whole;
-use lasting::{Lasting, Orphans};
+use lasting::{Broken, Lasting, Orphans};
 use live::{Live, Tie};
 
 /// Bodies of known length up to this end with their app's answer, whatever becomes of the session:
@@ -138,7 +138,10 @@ impl Forward {
         let browser = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
         let request = request.map(|body| passing::to_app(body, &self.reserved, whole));
         let request = self.prepare(request, route, way, opened, browser.is_some());
-        let mut response = self.upstreams.send(way.route, request).await.map_err(failure)?;
+        let sent = self.upstreams.send(way.route, request).await;
+        // The app has no part in it when the request itself breaks off.
+        let failed = |error| whole.broken().map_or_else(|| failure(error), Broken::failure);
+        let mut response = sent.map_err(failed)?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let agreed = switched && upgrade::agreed(response.headers());
         let update = take_update(response.headers(), &route.session_update);

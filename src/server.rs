@@ -12,6 +12,7 @@
 //! | `reload` | when is it read again, and what if it is wrong? |
 //! | `permits` | how many connections may there be? |
 //! | `connection` | TLS, HTTP, and when does a connection end? |
+//! | `heads` | which bytes does the HTTP/1.1 parser never get? |
 //! | `watch` | what does a connection do, or not do? |
 //! | `tls` | which certificate, which protocol? |
 //! | `client_certificate` | whose certificate does the client have? |
@@ -45,6 +46,7 @@ mod client_certificate;
 mod coalesce;
 mod connection;
 mod generation;
+mod heads;
 mod listen;
 mod permits;
 mod plain;

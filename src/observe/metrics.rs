@@ -117,6 +117,7 @@ struct Counters {
     refused: [AtomicU64; UpdateRefused::ALL.len()],
     connections: AtomicU64,
     dropped_lines: AtomicU64,
+    broken_http2: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -178,6 +179,7 @@ impl Metrics {
             refused: Default::default(),
             connections: AtomicU64::default(),
             dropped_lines: AtomicU64::default(),
+            broken_http2: AtomicU64::default(),
         });
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
         WorkerMetrics::of(counters, &self.routes)
@@ -219,6 +221,19 @@ impl WorkerMetrics {
         total: Duration,
         upstream: Option<Duration>,
     ) {
+        self.count(route, status);
+        self.counters.gateway.observe(total.saturating_sub(upstream.unwrap_or_default()));
+        if let Some(upstream) = upstream {
+            self.counters.upstream.observe(upstream);
+        }
+    }
+
+    /// A request that could not be read was answered.
+    pub fn unreadable(&self, status: StatusCode) {
+        self.count(RouteLabel::None, status);
+    }
+
+    fn count(&self, route: RouteLabel, status: StatusCode) {
         let routes = self.rows.len() - OWN.len();
         let row = match route {
             RouteLabel::Route(index) => index.min(routes),
@@ -229,10 +244,11 @@ impl WorkerMetrics {
         if let Some(counter) = self.rows.get(row).and_then(|row| row.0.get(column)) {
             add(counter);
         }
-        self.counters.gateway.observe(total.saturating_sub(upstream.unwrap_or_default()));
-        if let Some(upstream) = upstream {
-            self.counters.upstream.observe(upstream);
-        }
+    }
+
+    /// A connection was closed because its client breaks HTTP/2.
+    pub fn broken_http2(&self) {
+        add(&self.counters.broken_http2);
     }
 
     /// A login, logout or refresh came to this.
@@ -302,6 +318,7 @@ impl Collector for Scrape {
         let applied = all.sum(|c| c.applied.load(Relaxed));
         let lost = all.sum(|c| c.lost.load(Relaxed));
         let dropped = all.sum(|c| c.dropped_lines.load(Relaxed));
+        let broken = all.sum(|c| c.broken_http2.load(Relaxed));
         for (name, help, rows) in [
             ("vestibule_requests", "Requests answered", all.requests()),
             ("vestibule_logins", "Logins, logouts and refreshes by outcome", all.logins()),
@@ -315,6 +332,11 @@ impl Collector for Scrape {
             ),
             ("vestibule_access_lines_dropped", "Access lines not written", one(dropped)),
             ("vestibule_config_reloads", "Configurations read while serving", all.reloads()),
+            (
+                "vestibule_http2_connections_broken",
+                "Connections closed because their clients break HTTP/2",
+                one(broken),
+            ),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (labels, value) in &rows {

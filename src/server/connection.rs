@@ -4,16 +4,17 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -21,6 +22,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +31,7 @@ use tokio_rustls::server::TlsStream;
 use super::client_certificate::describe;
 use super::coalesce::Coalesce;
 use super::generation::Generation;
+use super::heads::{Guarded, Heads};
 use super::proxy_protocol;
 use super::tls::Certificates;
 use super::watch::{UnderWay, Watch, Watched, Watches};
@@ -43,6 +46,13 @@ use crate::session::Memory;
 
 /// hyper's own limit of fields, which it checks without an allocation.
 const USUAL_HEADERS: usize = 100;
+
+/// To who has begun a head, and does not end it.
+const TOO_LATE: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// How long a client may take to hear that its connection is closed.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What the connections of one worker have in common.
 pub(super) struct Connections {
@@ -125,6 +135,7 @@ impl Connections {
         // A connection that becomes a WebSocket goes on counting: its stream has the watch.
         let watch = self.watches.add(Box::new((open, permit)));
         let peer = serving.peer(&stream, address);
+        let client = peer.address;
         let exchange = exchange(self.clone(), peer, watch.clone());
         // A connection that breaks off ends for its requests too, and they tell what matters.
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -135,22 +146,81 @@ impl Connections {
             // Nothing of a generation is to be held by a connection that outlives it.
             drop(serving);
             tokio::select! {
-                _ = connection.as_mut() => return,
+                ended = connection.as_mut() => return self.ended_http2(ended, client),
                 () = watch.closed() => return,
                 () = self.stop() => connection.as_mut().graceful_shutdown(),
             }
-            let _ = connection.await;
+            let ended = connection.await;
+            self.ended_http2(ended, client);
         } else {
+            let heads = Heads::default();
+            let stream = Guarded { inner: stream, heads, watch: watch.clone() };
             let stream = Watched { inner: stream, watch: watch.clone() };
             let connection = serving.http1.serve_connection(TokioIo::new(stream), exchange);
-            let mut connection = pin!(connection.with_upgrades());
+            let mut connection = connection.with_upgrades();
             drop(serving);
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                () = watch.closed() => return,
-                () = self.stop() => connection.as_mut().graceful_shutdown(),
+            let ended = tokio::select! {
+                ended = &mut connection => Some(ended),
+                () = watch.closed() => {
+                    let stream = connection.into_parts().map(|parts| parts.io.into_inner());
+                    return Box::pin(self.too_late(stream, &watch, client)).await;
+                }
+                () = self.stop() => None,
+            };
+            let ended = if let Some(ended) = ended {
+                ended
+            } else {
+                Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
+            };
+            // What breaks off is not to look as if it had ended: it is cut.
+            let said_goodbye = ended.as_ref().err().is_none_or(hyper::Error::is_parse);
+            self.ended_http1(ended, client);
+            if let Some(parts) = connection.into_parts().filter(|_| said_goodbye) {
+                linger(parts.io.into_inner()).await;
             }
-            let _ = connection.await;
+        }
+    }
+
+    /// hyper answers what it cannot read by itself, and closes; nobody else would hear of it.
+    fn ended_http1(&self, ended: hyper::Result<()>, client: IpAddr) {
+        let Err(error) = ended else { return };
+        // To who speaks another protocol it says nothing.
+        if error.is_parse() && !error.is_parse_version_h2() {
+            let large = error.is_parse_too_large();
+            let bad = StatusCode::BAD_REQUEST;
+            let status = if large { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { bad };
+            self.gateway().unreadable(status, client);
+        }
+    }
+
+    /// A connection is over its limits. RFC 9110, section 15.5.9: who has begun to ask is told so.
+    async fn too_late(
+        &self,
+        stream: Option<Watched<Guarded<TlsStream<TcpStream>>>>,
+        watch: &Watch,
+        client: IpAddr,
+    ) {
+        let within = |stream: &Watched<Guarded<_>>| stream.inner.heads.is_within();
+        let Some(mut stream) = stream.filter(|stream| within(stream) && watch.is_idle()) else {
+            return;
+        };
+        self.gateway().unreadable(StatusCode::REQUEST_TIMEOUT, client);
+        let telling = async {
+            stream.write_all(TOO_LATE).await?;
+            stream.shutdown().await
+        };
+        if let Ok(Ok(())) = tokio::time::timeout(LINGER, telling).await {
+            linger(stream).await;
+        }
+    }
+
+    fn ended_http2(&self, ended: hyper::Result<()>, client: IpAddr) {
+        let Err(error) = ended else { return };
+        let cause = error.source().and_then(<dyn Error>::downcast_ref::<h2::Error>);
+        if let Some(error) = cause.filter(|cause| !cause.is_io()) {
+            self.metrics.broken_http2();
+            tracing::debug!(%client, %error, "a client breaks HTTP/2");
         }
     }
 
@@ -229,7 +299,10 @@ impl Serving {
 fn http1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     // How long a head may take is the watch's to judge.
-    builder.header_read_timeout(None).max_buf_size(limits.header_bytes);
+    builder
+        .header_read_timeout(None)
+        .max_buf_size(limits.header_bytes)
+        .max_header_size(limits.header_bytes);
     if limits.headers != USUAL_HEADERS {
         builder.max_headers(limits.headers);
     }
@@ -242,6 +315,16 @@ fn http2(limits: &Limits) -> http2::Builder<Local> {
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
     builder
+}
+
+/// Reads on for a moment where the gateway has said the last word: a connection that is closed with
+/// bytes unread is reset, and its client may lose what it was told (RFC 9112, section 9.6).
+async fn linger(mut stream: impl AsyncRead + Unpin) {
+    let rest = async {
+        let mut buffer = [0; 1024];
+        while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
+    };
+    let _ = tokio::time::timeout(LINGER, Box::pin(rest)).await;
 }
 
 /// Runs hyper's tasks on this worker.
@@ -263,9 +346,13 @@ fn exchange(
 {
     let peer = Rc::new(peer);
     service_fn(move |request| {
-        let (gateway, peer, under_way) = (connections.gateway(), peer.clone(), watch.request());
+        let (gateway, peer, watch) = (connections.gateway(), peer.clone(), watch.clone());
+        let under_way = watch.request();
         async move {
             let response = gateway.answer(request, &peer).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                watch.upgraded();
+            }
             Ok(response.map(|body| Sent { body, _under_way: under_way, _gateway: gateway }))
         }
     })

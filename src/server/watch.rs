@@ -43,6 +43,7 @@ pub(super) struct Watch {
     /// Requests whose responses are not yet sent.
     under_way: AtomicU64,
     multiplexed: AtomicBool,
+    upgraded: AtomicBool,
     close: Notify,
     /// What counts the connection as open.
     _held: Box<dyn Any + Send + Sync>,
@@ -79,6 +80,7 @@ impl Watches {
             blocked: AtomicU64::new(NONE),
             under_way: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
             close: Notify::new(),
             _held: held,
         });
@@ -129,6 +131,20 @@ impl Watch {
     pub(super) fn multiplexed(&self) {
         self.multiplexed.store(true, Relaxed);
         self.head.store(NONE, Relaxed);
+    }
+
+    /// Whether no request is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.load(Relaxed) == 0
+    }
+
+    /// What follows on this connection is no HTTP (RFC 9110, section 7.8).
+    pub(super) fn upgraded(&self) {
+        self.upgraded.store(true, Relaxed);
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Relaxed)
     }
 
     /// A head has come; until the guard is dropped its request is under way.

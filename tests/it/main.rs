@@ -14,6 +14,7 @@ mod support;
 
 mod admin;
 mod backchannel;
+mod bytes;
 mod callback;
 mod chromium;
 mod client_certificates;
