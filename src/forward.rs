@@ -27,6 +27,7 @@ use crate::config::value::Keys;
 use crate::config::{Config, Route};
 use crate::error::Failure;
 use crate::outbox::Outbox;
+use crate::peer::ClientCertificate;
 use crate::session::update::UpdateRefused;
 use crate::session::{Opened, SessionUpdate, Sessions, cookie};
 use crate::upstream::{Switched, UpstreamError, Upstreams};
@@ -45,7 +46,7 @@ use delivery::{Delivery, Trailers};
 use forwarded::Forwarded;
 use headers::{Reserved, X_SESSION_UPDATE};
 pub use lasting::Whole;
-use lasting::{Lasting, Orphans};
+use lasting::{Broken, Lasting, Orphans};
 use live::{Live, Tie};
 
 /// Bodies of known length up to this end with their app's answer, whatever becomes of the session:
@@ -80,6 +81,8 @@ pub struct Way<'a> {
     pub peer: IpAddr,
     /// 32 hexadecimal digits.
     pub request_id: &'a str,
+    /// The client's own, from the TLS handshake.
+    pub certificate: Option<&'a ClientCertificate>,
 }
 
 /// An app's answer: what the browser gets, and what the app asked of the session.
@@ -137,7 +140,10 @@ impl Forward {
         let browser = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
         let request = request.map(|body| passing::to_app(body, &self.reserved, whole));
         let request = self.prepare(request, route, way, opened, browser.is_some());
-        let mut response = self.upstreams.send(way.route, request).await.map_err(failure)?;
+        let sent = self.upstreams.send(way.route, request).await;
+        // The app has no part in it when the request itself breaks off.
+        let failed = |error| whole.broken().map_or_else(|| failure(error), Broken::failure);
+        let mut response = sent.map_err(failed)?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let agreed = switched && upgrade::agreed(response.headers());
         let update = take_update(response.headers(), &route.session_update);

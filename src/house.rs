@@ -19,7 +19,10 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("observe", &["body", "config", "digits", "error", "session"]),
     ("access", &["config", "page", "session"]),
     ("route", &["config", "digits", "error", "login"]),
-    ("forward", &["body", "clock", "config", "digits", "error", "outbox", "session", "upstream"]),
+    (
+        "forward",
+        &["body", "clock", "config", "digits", "error", "outbox", "peer", "session", "upstream"],
+    ),
     ("login", &["body", "clock", "config", "digits", "error", "observe", "session"]),
     (
         "gateway",

@@ -80,7 +80,7 @@ impl Scene {
             async move {
                 let peer = [192, 0, 2, 1].into();
                 let request_id = "0123456789abcdef0123456789abcdef";
-                let way = Way { route: 0, origin: 0, peer, request_id };
+                let way = Way { route: 0, origin: 0, peer, request_id, certificate: None };
                 let whole = Whole::of(request.body());
                 match forward.send(request, way, opened.as_ref(), &whole).await {
                     Ok(answer) => {
