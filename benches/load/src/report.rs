@@ -190,8 +190,8 @@ pub(crate) fn notes(rounds: usize, seconds: f64) -> String {
         "\nCPU is that of the proxy alone, per answer: the median of {rounds} rounds of {seconds} s. A \
          ratio is the median of the rounds' ratios, with the least and the greatest; a difference \
          of less than 5%, or within the spread of A/A, is none. (!) marks a proxy that was not \
-         kept busy: its ratio leans towards 1. The gateway runs with its access log and metrics \
-         on, nginx and HAProxy with their logs off.\n"
+         kept busy: its ratio leans towards 1. Redis shares a core with the load and the app. The \
+         gateway runs with its access log and metrics on, nginx and HAProxy with their logs off.\n"
     )
 }
 
