@@ -28,8 +28,9 @@ use crate::login::{Asked, Endpoint, Login, Parties, sessions_unavailable};
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::{RouteLabel, WorkerMetrics};
 use crate::observe::request::{Names, RequestId, RequestIds, Seen, tell_unreadable};
+use crate::outbox::Outbox;
 use crate::page;
-use crate::peer::Peer;
+use crate::peer::{ClientCertificate, Peer};
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
 use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
@@ -63,6 +64,7 @@ struct Destination {
     route: usize,
     origin: usize,
     peer: IpAddr,
+    certificate: Option<Rc<ClientCertificate>>,
 }
 
 impl Gateway {
@@ -73,6 +75,7 @@ impl Gateway {
         tls: &Arc<rustls::ClientConfig>,
         metrics: Rc<WorkerMetrics>,
         log: Option<Rc<AccessLog>>,
+        outbox: &Arc<Outbox>,
     ) -> Self {
         let config = parties.config.clone();
         let sealer = parties.sealer.clone();
@@ -81,7 +84,7 @@ impl Gateway {
         let owns_cookie = move |name: &[u8]| known.cookie().owns(name) || Login::owns_cookie(name);
         Self {
             routes: Routes::new(&config),
-            forward: Forward::new(&config, tls, Box::new(owns_cookie), sessions.clone()),
+            forward: Forward::new(&config, tls, Box::new(owns_cookie), sessions.clone(), outbox),
             login: Login::new(parties, sessions.clone(), metrics.clone()),
             names: Names::new(&config),
             ids: RequestIds::default(),
@@ -179,7 +182,9 @@ impl Gateway {
             Verdict::SignIn => return Err(self.login.login_required()),
             Verdict::Forbid => return Err(forbidden()),
         }
-        let to = Destination { route: index, origin: origin_index, peer: peer.address };
+        let certificate = peer.certificate.clone();
+        let to =
+            Destination { route: index, origin: origin_index, peer: peer.address, certificate };
         Ok(Next::Ask(Request::from_parts(head, body), to))
     }
 
@@ -194,8 +199,9 @@ impl Gateway {
         whole: Whole,
     ) -> Response<Body> {
         let (id, route, sent) = (seen.id, seen.route, Instant::now());
-        let Destination { route: index, origin, peer } = to;
-        let way = Way { route: index, origin, peer, request_id: id.as_str() };
+        let Destination { route: index, origin, peer, certificate } = to;
+        let certificate = certificate.as_deref();
+        let way = Way { route: index, origin, peer, request_id: id.as_str(), certificate };
         let answer = self.forward.send(request, way, visit.opened(), &whole).await;
         seen.upstream = Some(sent.elapsed());
         let outcome = match answer {

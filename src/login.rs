@@ -52,7 +52,7 @@ mod token_endpoint;
 
 pub use client_authentication::KeyError;
 pub use pace::Pace;
-pub use provider::Provider;
+pub use provider::{Provider, ProviderError};
 pub use refresh::Refreshes;
 
 /// An endpoint under `auth.prefix`.
@@ -138,7 +138,7 @@ impl Login {
     /// # Errors
     /// 429 for who did so too often.
     pub fn admit(&self, client: IpAddr) -> Result<(), Failure> {
-        self.pace.admit(client)
+        self.pace.admit(client, self.config.server.limits.client_logins)
     }
 
     /// Serves an endpoint. Only one looks at the body.

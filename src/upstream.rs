@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `connect` | how is an upstream reached: TCP, TLS, a unix socket? |
 //! | `pool` | which connection is used again, and when is it free? |
-//! | `upload` | how far has the request's body come? |
+//! | `http1` | what is said over one? |
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -20,11 +20,13 @@ use tokio_rustls::TlsConnector;
 use crate::body::Body;
 use crate::config::value::UpstreamUrl;
 use crate::config::{Limits, Route};
+use crate::outbox::Outbox;
 
 pub mod connect;
+mod http1;
 mod pool;
-mod upload;
 
+pub use http1::{ExchangeError, Switched};
 use pool::{NoResponse, Pool};
 
 /// Why there is no response from an upstream.
@@ -49,13 +51,7 @@ pub enum UpstreamError {
         upstream: UpstreamUrl,
         /// What went wrong.
         #[source]
-        source: hyper::Error,
-    },
-    /// A response whose length can be read in two ways.
-    #[error("{upstream} sent a response whose length is not certain")]
-    Ambiguous {
-        /// As configured.
-        upstream: UpstreamUrl,
+        source: ExchangeError,
     },
     /// No response head within `response_time` of the last byte sent.
     #[error("{upstream} sent no response within {limit:?}")]
@@ -80,10 +76,18 @@ struct Balanced {
 
 impl Upstreams {
     /// For one worker. Routes that name the same upstream share its connections.
-    pub fn new(routes: &[Route], limits: &Limits, tls: &Arc<rustls::ClientConfig>) -> Self {
+    pub fn new(
+        routes: &[Route],
+        limits: &Limits,
+        tls: &Arc<rustls::ClientConfig>,
+        outbox: &Arc<Outbox>,
+    ) -> Self {
         let mut known: HashMap<UpstreamUrl, Rc<Pool>> = HashMap::new();
         let mut pool = |url: &UpstreamUrl| {
-            let new = || Rc::new(Pool::new(url.clone(), TlsConnector::from(tls.clone()), limits));
+            let new = || {
+                let tls = TlsConnector::from(tls.clone());
+                Rc::new(Pool::new(url.clone(), tls, limits, outbox.clone()))
+            };
             known.entry(url.clone()).or_insert_with(new).clone()
         };
         let balanced = |route: &Route| Balanced {

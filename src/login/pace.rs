@@ -20,27 +20,25 @@ const MOST: usize = 65_536;
 
 /// Of all workers.
 pub struct Pace {
-    /// Between two logins of one client, in the long run; none if they are not counted.
-    every: Option<Duration>,
     started: Instant,
     /// Until when a client's logins so far would last, were they spread evenly; since `started`.
     spent: Mutex<HashMap<Network, Duration>>,
 }
 
-impl Pace {
-    /// So many a minute, all of them at once if need be.
-    pub fn new(logins: Option<u32>) -> Self {
-        let every = logins.map(|logins| MINUTE / logins.max(1));
-        Self { every, started: Instant::now(), spent: Mutex::default() }
+impl Default for Pace {
+    fn default() -> Self {
+        Self { started: Instant::now(), spent: Mutex::default() }
     }
+}
 
-    /// Whether this client may begin to log in.
+impl Pace {
+    /// Whether this client may begin to log in: so many times a minute, all at once if need be.
     ///
     /// # Errors
     /// 429, with the time after which it may again (RFC 6585, section 4).
-    pub(super) fn admit(&self, client: IpAddr) -> Result<(), Failure> {
-        let Some(every) = self.every else { return Ok(()) };
-        let wait = self.wait(client, every, self.started.elapsed());
+    pub(super) fn admit(&self, client: IpAddr, most: Option<u32>) -> Result<(), Failure> {
+        let Some(most) = most else { return Ok(()) };
+        let wait = self.wait(client, MINUTE / most.max(1), self.started.elapsed());
         wait.map_or(Ok(()), |wait| Err(too_many(wait)))
     }
 
@@ -84,8 +82,7 @@ mod tests {
 
     #[test]
     fn so_many_at_once_and_then_evenly() {
-        let pace = Pace::new(Some(6));
-        let every = pace.every.unwrap();
+        let (pace, every) = (Pace::default(), 10 * SECOND);
         let client = address("192.0.2.1");
         for _ in 0..6 {
             assert_eq!(pace.wait(client, every, 100 * SECOND), None);
@@ -103,8 +100,7 @@ mod tests {
     /// Whoever has one IPv6 address has all of its network (RFC 4291, section 2.5.4).
     #[test]
     fn a_network_of_ipv6_is_one_client() {
-        let pace = Pace::new(Some(1));
-        let every = pace.every.unwrap();
+        let (pace, every) = (Pace::default(), MINUTE);
         assert_eq!(pace.wait(address("2001:db8::1"), every, SECOND), None);
         assert!(pace.wait(address("2001:db8::ffff:2"), every, SECOND).is_some());
         assert_eq!(pace.wait(address("2001:db8:0:1::1"), every, SECOND), None);
@@ -112,8 +108,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded_and_who_is_not_is_let_in() {
-        let pace = Pace::new(Some(1));
-        let every = pace.every.unwrap();
+        let (pace, every) = (Pace::default(), MINUTE);
         let client = |number: usize| IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
         for number in 0..MOST + 10 {
             assert_eq!(pace.wait(client(number), every, SECOND), None);
@@ -126,8 +121,8 @@ mod tests {
 
     #[test]
     fn nothing_is_counted_where_no_limit_is_set() {
-        let pace = Pace::new(None);
-        assert!((0..1000).all(|_| pace.admit(address("192.0.2.1")).is_ok()));
+        let pace = Pace::default();
+        assert!((0..1000).all(|_| pace.admit(address("192.0.2.1"), None).is_ok()));
         assert!(pace.spent.lock().unwrap().is_empty());
     }
 }

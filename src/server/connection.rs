@@ -1,11 +1,14 @@
 //! One connection from a browser: the TLS handshake, HTTP/1.1 or HTTP/2 over it, and its end: by
-//! the client, by a limit, or because the gateway stops. What a request gets is the gateway's.
+//! the client, by a limit, or because the gateway stops. What a request gets is the gateway's: the
+//! one in force when it comes, also if the connection is older.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,23 +21,30 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::clients::Clients;
+use super::client_certificate::describe;
+use super::clients::{Clients, Place};
 use super::coalesce::Coalesce;
+use super::generation::Generation;
 use super::heads::{Guarded, Heads};
+use super::proxy_protocol;
 use super::tls::Certificates;
 use super::watch::{UnderWay, Watch, Watched, Watches};
-use super::worker::Shared;
 use crate::body::{Body, BodyError};
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::gateway::Gateway;
+use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
+use crate::observe::request::route_name;
+use crate::outbox::{Outbox, Posted};
 use crate::peer::Peer;
+use crate::session::Memory;
 
 /// hyper's own limit of fields, which it checks without an allocation.
 const USUAL_HEADERS: usize = 100;
@@ -48,72 +58,112 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// What the connections of one worker have in common.
 pub(super) struct Connections {
+    /// What is in force.
+    serving: RefCell<Rc<Serving>>,
+    /// Those before it, on which requests may still be under way.
+    before: RefCell<Vec<Weak<Gateway>>>,
+    memory: Arc<Memory>,
+    watches: Rc<Watches>,
+    metrics: Rc<WorkerMetrics>,
+    log: Option<Rc<AccessLog>>,
+    clients: Arc<Clients>,
+    outbox: Arc<Outbox>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// What this worker makes of one generation.
+struct Serving {
     gateway: Rc<Gateway>,
     tls: TlsAcceptor,
     certificates: Arc<Certificates>,
-    watches: Rc<Watches>,
-    clients: Arc<Clients>,
-    metrics: Rc<WorkerMetrics>,
+    /// Of whom connections are counted, and how many each may have.
+    config: Arc<Config>,
+    /// Who writes a PROXY header, where that is wanted.
+    proxies: Option<Vec<IpNet>>,
     handshake_time: Duration,
     http1: http1::Builder,
     http2: http2::Builder<Local>,
-    stopped: watch::Receiver<bool>,
+    outbox: Arc<Outbox>,
 }
 
 impl Connections {
     pub(super) fn new(
-        gateway: Gateway,
-        shared: &Shared,
+        generation: &Generation,
+        memory: Arc<Memory>,
         watches: Rc<Watches>,
         metrics: Rc<WorkerMetrics>,
+        log: Option<Rc<AccessLog>>,
+        clients: Arc<Clients>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        let limits = &shared.parties.config.server.limits;
-        Self {
-            gateway: Rc::new(gateway),
-            tls: TlsAcceptor::from(shared.server_tls.clone()),
-            certificates: shared.certificates.clone(),
-            watches,
-            clients: shared.clients.clone(),
-            metrics,
-            handshake_time: limits.handshake_time,
-            http1: http1(limits),
-            http2: http2(limits),
-            stopped,
+        let outbox = Arc::default();
+        let serving = Serving::new(generation, &memory, metrics.clone(), log.as_ref(), &outbox);
+        let serving = RefCell::new(Rc::new(serving));
+        let before = RefCell::default();
+        Self { serving, before, memory, watches, metrics, log, clients, outbox, stopped }
+    }
+
+    /// Requests that come from now on are answered by this generation, on every connection; those
+    /// under way end on the one that they began with. What a connection agreed on with its client
+    /// (its certificate, the sizes of its heads) stays.
+    pub(super) fn take_over(&self, generation: &Generation) {
+        let config = generation.config();
+        let routes: Vec<String> = config.routes.iter().map(route_name).collect();
+        let metrics = Rc::new(self.metrics.with_routes(&routes));
+        if let Some(log) = &self.log {
+            log.set_format(config.log.format);
         }
+        self.watches.limit(&config.server.limits);
+        let log = self.log.as_ref();
+        let serving = Serving::new(generation, &self.memory, metrics, log, &self.outbox);
+        let old = self.serving.replace(Rc::new(serving));
+        let mut before = self.before.borrow_mut();
+        before.retain(|gateway| gateway.strong_count() > 0);
+        before.push(Rc::downgrade(&old.gateway));
+    }
+
+    /// The gateway in force.
+    fn gateway(&self) -> Rc<Gateway> {
+        self.serving.borrow().gateway.clone()
     }
 
     /// Serves a connection to its end.
     pub(super) async fn serve(
-        &self,
+        self: &Rc<Self>,
         stream: TcpStream,
         address: IpAddr,
         permit: OwnedSemaphorePermit,
     ) {
+        let serving = self.serving.borrow().clone();
         // Before the handshake, which costs more than all that comes after it.
-        let Some(place) = self.clients.enter(address) else {
-            self.metrics.refused_connection();
-            return tracing::debug!(%address, "a client has too many connections");
-        };
+        let Some(place) = self.enter(&serving, address) else { return };
         let open = self.metrics.connection();
+        let peer = address;
         // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
-        let handshake = tokio::time::timeout(self.handshake_time, self.tls.accept(stream));
-        let stream = match Box::pin(handshake).await {
-            Ok(Ok(stream)) => stream,
+        let arrival = tokio::time::timeout(serving.handshake_time, serving.arrive(stream, address));
+        let (stream, address) = match Box::pin(arrival).await {
+            Ok(Ok(arrived)) => arrived,
             Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
             Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
         };
+        // Whom a load balancer speaks for is a client as well.
+        let named = if address == peer { None } else { Some(self.enter(&serving, address)) };
+        if matches!(named, Some(None)) {
+            return;
+        }
         // A connection that becomes a WebSocket goes on counting: its stream has the watch.
-        let watch = self.watches.add(Box::new((open, permit, place)));
-        let peer = self.peer(&stream, address);
+        let watch = self.watches.add(Box::new((open, permit, place, named)));
+        let peer = serving.peer(&stream, address);
         let client = peer.address;
-        let exchange = exchange(self.gateway.clone(), peer, watch.clone());
+        let exchange = exchange(self.clone(), peer, watch.clone());
         // A connection that breaks off ends for its requests too, and they tell what matters.
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             watch.multiplexed();
             let stream = Watched { inner: Coalesce::new(stream), watch: watch.clone() };
             let mut connection =
-                Box::pin(self.http2.serve_connection(TokioIo::new(stream), exchange));
+                Box::pin(serving.http2.serve_connection(TokioIo::new(stream), exchange));
+            // Nothing of a generation is to be held by a connection that outlives it.
+            drop(serving);
             tokio::select! {
                 ended = connection.as_mut() => return self.ended_http2(ended, client),
                 () = watch.closed() => return,
@@ -125,8 +175,9 @@ impl Connections {
             let heads = Heads::default();
             let stream = Guarded { inner: stream, heads, watch: watch.clone() };
             let stream = Watched { inner: stream, watch: watch.clone() };
-            let mut connection =
-                self.http1.serve_connection(TokioIo::new(stream), exchange).with_upgrades();
+            let connection = serving.http1.serve_connection(TokioIo::new(stream), exchange);
+            let mut connection = connection.with_upgrades();
+            drop(serving);
             let ended = tokio::select! {
                 ended = &mut connection => Some(ended),
                 () = watch.closed() => {
@@ -150,6 +201,16 @@ impl Connections {
         }
     }
 
+    /// A place for a connection of this client, if it may have one more.
+    fn enter(&self, serving: &Serving, address: IpAddr) -> Option<Place> {
+        let place = self.clients.enter(address, &serving.config.server);
+        if place.is_none() {
+            self.metrics.refused_connection();
+            tracing::debug!(%address, "a client has too many connections");
+        }
+        place
+    }
+
     /// hyper answers what it cannot read by itself, and closes; nobody else would hear of it.
     fn ended_http1(&self, ended: hyper::Result<()>, client: IpAddr) {
         let Err(error) = ended else { return };
@@ -158,14 +219,14 @@ impl Connections {
             let large = error.is_parse_too_large();
             let bad = StatusCode::BAD_REQUEST;
             let status = if large { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { bad };
-            self.gateway.unreadable(status, client);
+            self.gateway().unreadable(status, client);
         }
     }
 
     /// A connection is over its limits. RFC 9110, section 15.5.9: who has begun to ask is told so.
     async fn too_late(
         &self,
-        stream: Option<Watched<Guarded<TlsStream<TcpStream>>>>,
+        stream: Option<Watched<Guarded<TlsStream<Posted<TcpStream>>>>>,
         watch: &Watch,
         client: IpAddr,
     ) {
@@ -173,7 +234,7 @@ impl Connections {
         let Some(mut stream) = stream.filter(|stream| within(stream) && watch.is_idle()) else {
             return;
         };
-        self.gateway.unreadable(StatusCode::REQUEST_TIMEOUT, client);
+        self.gateway().unreadable(StatusCode::REQUEST_TIMEOUT, client);
         let telling = async {
             stream.write_all(TOO_LATE).await?;
             stream.shutdown().await
@@ -194,7 +255,11 @@ impl Connections {
 
     /// Ends when no request goes on whose connection is gone.
     pub(super) async fn settled(&self) {
-        self.gateway.settled().await;
+        let mut all: Vec<_> = self.before.take().iter().filter_map(Weak::upgrade).collect();
+        all.push(self.gateway());
+        for gateway in all {
+            gateway.settled().await;
+        }
     }
 
     /// Ends when the gateway stops.
@@ -202,13 +267,66 @@ impl Connections {
         // The sender lives until every worker has ended.
         let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
     }
+}
 
-    fn peer(&self, stream: &TlsStream<TcpStream>, address: IpAddr) -> Peer {
+impl Serving {
+    fn new(
+        generation: &Generation,
+        memory: &Arc<Memory>,
+        metrics: Rc<WorkerMetrics>,
+        log: Option<&Rc<AccessLog>>,
+        outbox: &Arc<Outbox>,
+    ) -> Self {
+        let config = generation.config();
+        let limits = &config.server.limits;
+        let proxies = config.server.proxy_protocol.https;
+        let gateway = Gateway::new(
+            generation.parties.clone(),
+            memory.clone(),
+            &generation.client_tls,
+            metrics,
+            log.filter(|_| config.log.access).cloned(),
+            outbox,
+        );
+        Self {
+            gateway: Rc::new(gateway),
+            tls: TlsAcceptor::from(generation.server_tls.clone()),
+            certificates: generation.certificates.clone(),
+            config: config.clone(),
+            proxies: proxies.then(|| config.server.trusted_proxies.clone()),
+            handshake_time: limits.handshake_time,
+            http1: http1(limits),
+            http2: http2(limits),
+            outbox: outbox.clone(),
+        }
+    }
+
+    /// The first bytes of a connection: who it is for, where a load balancer says so, and TLS.
+    async fn arrive(
+        &self,
+        mut stream: TcpStream,
+        mut address: IpAddr,
+    ) -> io::Result<(TlsStream<Posted<TcpStream>>, IpAddr)> {
+        if let Some(trusted) = &self.proxies {
+            let client = proxy_protocol::client(&mut stream, address, trusted).await;
+            address = client.map_err(|error| error.told(address))?;
+        }
+        let stream = Posted::new(stream, self.outbox.clone());
+        Ok((self.tls.accept(stream).await?, address))
+    }
+
+    fn peer(&self, stream: &TlsStream<Posted<TcpStream>>, address: IpAddr) -> Peer {
         let name = stream.get_ref().1.server_name().map(str::to_ascii_lowercase);
         let (certificates, asked) = (self.certificates.clone(), name.clone());
         let same_certificate =
             move |host: &str| asked.as_deref().is_none_or(|asked| certificates.same(asked, host));
-        Peer { address, server_name: name, same_certificate: Box::new(same_certificate) }
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        Peer {
+            address,
+            server_name: name,
+            same_certificate: Box::new(same_certificate),
+            certificate: certificate.map(|certificate| Rc::new(describe(certificate))),
+        }
     }
 }
 
@@ -255,21 +373,21 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Local {
 
 /// The requests of one connection.
 fn exchange(
-    gateway: Rc<Gateway>,
+    connections: Rc<Connections>,
     peer: Peer,
     watch: Arc<Watch>,
 ) -> impl Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible, Future: 'static>
 {
     let peer = Rc::new(peer);
     service_fn(move |request| {
-        let (gateway, peer, watch) = (gateway.clone(), peer.clone(), watch.clone());
+        let (gateway, peer, watch) = (connections.gateway(), peer.clone(), watch.clone());
         let under_way = watch.request();
         async move {
             let response = gateway.answer(request, &peer).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 watch.upgraded();
             }
-            Ok(response.map(|body| Sent { body, _under_way: under_way }))
+            Ok(response.map(|body| Sent { body, _under_way: under_way, _gateway: gateway }))
         }
     })
 }
@@ -278,6 +396,8 @@ fn exchange(
 struct Sent {
     body: Body,
     _under_way: UnderWay,
+    /// With its connections to the apps.
+    _gateway: Rc<Gateway>,
 }
 
 impl http_body::Body for Sent {

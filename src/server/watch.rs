@@ -2,7 +2,7 @@
 //! for all connections of a worker together. No timer is set per request.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -27,8 +27,8 @@ pub(super) struct Watches {
     /// Milliseconds since `started`, as of the last look: coarse, and read without a system call.
     now: Arc<AtomicU64>,
     all: RefCell<Vec<Weak<Watch>>>,
-    header_time: u64,
-    idle_time: u64,
+    header_time: Cell<u64>,
+    idle_time: Cell<u64>,
 }
 
 /// One connection. Shared with its stream, which may move to another task.
@@ -53,14 +53,22 @@ pub(super) struct Watch {
 
 impl Watches {
     pub(super) fn new(limits: &Limits) -> Rc<Self> {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(NONE);
-        Rc::new(Self {
+        let watches = Self {
             started: Instant::now(),
             now: Arc::default(),
             all: RefCell::default(),
-            header_time: millis(limits.header_time),
-            idle_time: millis(limits.idle_time),
-        })
+            header_time: Cell::default(),
+            idle_time: Cell::default(),
+        };
+        watches.limit(limits);
+        Rc::new(watches)
+    }
+
+    /// These are the limits from now on, also for connections that are open.
+    pub(super) fn limit(&self, limits: &Limits) {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(NONE);
+        self.header_time.set(millis(limits.header_time));
+        self.idle_time.set(millis(limits.idle_time));
     }
 
     /// A new connection; `held` is dropped when its stream is.
@@ -110,9 +118,9 @@ impl Watches {
         };
         let waiting = watch.under_way.load(Relaxed) == 0;
         // A client that does not read holds the app's response, too.
-        since(&watch.blocked) > self.idle_time
-            || (waiting && since(&watch.head) > self.header_time)
-            || (waiting && since(&watch.last) > self.idle_time)
+        since(&watch.blocked) > self.idle_time.get()
+            || (waiting && since(&watch.head) > self.header_time.get())
+            || (waiting && since(&watch.last) > self.idle_time.get())
     }
 }
 
@@ -191,11 +199,19 @@ impl<T> Watched<T> {
         let now = self.watch.now.load(Relaxed);
         if poll.is_ready() {
             self.watch.last.store(now, Relaxed);
+        }
+        self.moves(poll.is_ready());
+        poll
+    }
+
+    /// Whether the client takes what is written; what a layer below keeps is not taken yet.
+    fn moves(&self, moves: bool) {
+        let now = self.watch.now.load(Relaxed);
+        if moves {
             self.watch.blocked.store(NONE, Relaxed);
         } else if self.watch.blocked.load(Relaxed) == NONE {
             self.watch.blocked.store(now, Relaxed);
         }
-        poll
     }
 }
 
@@ -238,7 +254,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        let poll = Pin::new(&mut self.inner).poll_flush(context);
+        self.moves(poll.is_ready());
+        poll
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -255,8 +273,8 @@ mod tests {
             started: Instant::now(),
             now: Arc::default(),
             all: RefCell::default(),
-            header_time: 10,
-            idle_time: 50,
+            header_time: Cell::new(10),
+            idle_time: Cell::new(50),
         }
     }
 
@@ -290,6 +308,8 @@ mod tests {
         assert!(!all.is_over(&watch, 50) && all.is_over(&watch, 51));
         let _ = watched.wrote(Poll::Ready(Ok(1)));
         assert!(!all.is_over(&watch, 51));
+        watched.moves(false);
+        assert!(all.is_over(&watch, 51), "it was written, and is not taken");
     }
 
     #[test]

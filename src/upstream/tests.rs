@@ -92,7 +92,7 @@ fn with(urls: Vec<UpstreamUrl>, limits: &Limits, roots: rustls::RootCertStore) -
         .with_root_certificates(roots)
         .with_no_client_auth();
     let route = Route { upstream: urls, ..sample::route() };
-    Upstreams::new(&[route], limits, &Arc::new(tls))
+    Upstreams::new(&[route], limits, &Arc::new(tls), &Arc::default())
 }
 
 fn to(url: &UpstreamUrl) -> Upstreams {

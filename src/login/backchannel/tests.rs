@@ -43,7 +43,7 @@ impl Scene {
             provider: Arc::new(provider),
             sealer,
             refreshes: Arc::<Refreshes>::default(),
-            pace: Arc::new(super::super::Pace::new(None)),
+            pace: Arc::default(),
         };
         Self { login: Login::new(parties, sessions, metrics), stub, signer }
     }
