@@ -24,10 +24,12 @@ mod secrets;
 mod server;
 mod session;
 mod table;
+pub mod upstream;
 pub mod value;
 
 use diagnostic::{Diagnostic, Diagnostics};
-use value::{ClaimPath, Keys, Origin, Secret, UpstreamUrl};
+use upstream::Upstream;
+use value::{ClaimPath, Keys, Origin, Secret};
 
 /// A configuration, and what somebody should look at.
 #[derive(Debug)]
@@ -277,7 +279,10 @@ pub struct Route {
     /// `path`: starts with `/`; matches on segment boundaries.
     pub path: String,
     /// `upstream`: at least one.
-    pub upstream: Vec<UpstreamUrl>,
+    pub upstream: Vec<Upstream>,
+    /// `sticky`, default false: one session's requests go to one upstream, as long as that can
+    /// take them.
+    pub sticky: bool,
     /// `access`, default `login`.
     pub access: Access,
     /// `require`: claims that must match, all of them.

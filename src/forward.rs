@@ -28,7 +28,7 @@ use crate::config::{Config, Route};
 use crate::error::Failure;
 use crate::session::update::UpdateRefused;
 use crate::session::{Opened, SessionUpdate, Sessions, cookie};
-use crate::upstream::{UpstreamError, Upstreams};
+use crate::upstream::{Directory, UpstreamError, Upstreams};
 
 mod close_frame;
 mod delivery;
@@ -97,12 +97,12 @@ impl Forward {
     /// For one worker.
     pub fn new(
         config: &Arc<Config>,
-        tls: &Arc<rustls::ClientConfig>,
+        directory: &Directory,
         owns_cookie: OwnCookie,
         sessions: Rc<Sessions>,
     ) -> Self {
         Self {
-            upstreams: Upstreams::new(&config.routes, &config.server.limits, tls),
+            upstreams: Upstreams::new(directory),
             reserved: Rc::new(Reserved::new(config)),
             forwarded: Forwarded::new(&config.server),
             config: config.clone(),
@@ -135,7 +135,9 @@ impl Forward {
         let browser = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
         let request = request.map(|body| passing::to_app(body, &self.reserved, whole));
         let request = self.prepare(request, route, way, opened, browser.is_some());
-        let mut response = self.upstreams.send(way.route, request).await.map_err(failure)?;
+        let session = opened.filter(|_| route.sticky).map(|opened| opened.session.id.number());
+        let sent = self.upstreams.send(way.route, request, session);
+        let mut response = sent.await.map_err(failure)?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let agreed = switched && upgrade::agreed(response.headers());
         let update = take_update(response.headers(), &route.session_update);

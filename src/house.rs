@@ -24,14 +24,14 @@ const MAY_USE: [(&str, &[&str]); 17] = [
         "gateway",
         &[
             "access", "body", "clock", "config", "error", "forward", "login", "observe", "page",
-            "peer", "route", "session",
+            "peer", "route", "session", "upstream",
         ],
     ),
     (
         "server",
         &[
             "body", "clock", "config", "error", "gateway", "login", "observe", "page", "peer",
-            "route", "session",
+            "route", "session", "upstream",
         ],
     ),
     ("demo", &["clock", "config", "observe", "server"]),

@@ -30,11 +30,12 @@ use crate::config::certificate::CertificateError;
 use crate::login::{KeyError, Parties, Provider, Refreshes};
 use crate::observe::access::Writer;
 use crate::observe::admin::Readiness;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, UpstreamNumbers};
 use crate::observe::request::route_name;
 use crate::session::memory::Bounds;
 use crate::session::redis_store::{self, Health};
 use crate::session::{Memory, Sealer};
+use crate::upstream::Directory;
 
 mod accept;
 mod coalesce;
@@ -113,7 +114,13 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
     let client_tls = tls::roots()?;
     let provider = Arc::new(Provider::new(&config.provider, &client_tls)?);
     let memory = Arc::new(Memory::new(Bounds::default()));
-    let metrics = Metrics::new(config.routes.iter().map(route_name).collect(), memory.clone());
+    let directory = Directory::new(&config.routes, &config.server.limits, &client_tls);
+    let directory = Arc::new(directory);
+    let metrics = Metrics::new(
+        config.routes.iter().map(route_name).collect(),
+        memory.clone(),
+        upstream_numbers(&directory),
+    );
     let mut signals = Signals::new()?;
     let Listeners { https, http, admin, addresses } = Listeners::open(&config.server)?;
     let log = Writer::start(&config.log);
@@ -127,7 +134,7 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
         memory: memory.clone(),
         metrics: metrics.clone(),
         server_tls: tls::settings(certificates.clone())?,
-        client_tls,
+        directory,
         certificates: certificates.clone(),
         permits: Arc::new(Semaphore::new(config.server.limits.connections)),
         log: log.as_ref().map(Writer::sender),
@@ -166,6 +173,19 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
         log.finish();
     }
     Ok(())
+}
+
+/// What the upstreams' directory tells the numbers.
+fn upstream_numbers(
+    directory: &Arc<Directory>,
+) -> impl Fn() -> Vec<UpstreamNumbers> + Send + Sync + 'static {
+    let directory = directory.clone();
+    move || {
+        let numbers = directory.numbers();
+        numbers
+            .map(|one| UpstreamNumbers { upstream: one.upstream, ejections: one.ejections })
+            .collect()
+    }
 }
 
 /// The workers' threads.

@@ -69,10 +69,23 @@ const OUTCOMES: [(LoginOutcome, &str); 9] = [
     (LoginOutcome::RefreshFailed, "refresh_failed"),
 ];
 
+/// What is counted of one upstream, by whoever asks it.
+#[derive(Clone, Debug)]
+pub struct UpstreamNumbers {
+    /// As configured.
+    pub upstream: String,
+    /// How often it was left out because it failed.
+    pub ejections: u64,
+}
+
+/// Reads the upstreams' numbers.
+type Upstreams = Box<dyn Fn() -> Vec<UpstreamNumbers> + Send + Sync>;
+
 /// The numbers of all workers.
 pub struct Metrics {
     routes: Vec<String>,
     memory: Arc<Memory>,
+    upstreams: Upstreams,
     workers: Mutex<Vec<Arc<Counters>>>,
 }
 
@@ -115,9 +128,15 @@ fn add(counter: &AtomicU64) {
 }
 
 impl Metrics {
-    /// For these routes, by the names that they have in the numbers.
-    pub fn new(routes: Vec<String>, memory: Arc<Memory>) -> Arc<Self> {
-        Arc::new(Self { routes, memory, workers: Mutex::default() })
+    /// For these routes, by the names that they have in the numbers. `upstreams` is asked at each
+    /// scrape.
+    pub fn new(
+        routes: Vec<String>,
+        memory: Arc<Memory>,
+        upstreams: impl Fn() -> Vec<UpstreamNumbers> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let upstreams = Box::new(upstreams);
+        Arc::new(Self { routes, memory, upstreams, workers: Mutex::default() })
     }
 
     /// The numbers of one more worker.
@@ -242,6 +261,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = &self.0;
         let one = |value: u64| vec![(Labels::new(), value)];
+        let upstreams = (all.upstreams)();
         let applied = all.sum(|c| c.applied.load(Relaxed));
         let lost = all.sum(|c| c.lost.load(Relaxed));
         let dropped = all.sum(|c| c.dropped_lines.load(Relaxed));
@@ -257,6 +277,11 @@ impl Collector for Scrape {
                 one(all.memory.forgotten()),
             ),
             ("vestibule_access_lines_dropped", "Access lines not written", one(dropped)),
+            (
+                "vestibule_upstream_ejections",
+                "How often an upstream was left out because it failed",
+                upstreams.iter().map(|one| (upstream(one), one.ejections)).collect(),
+            ),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (labels, value) in &rows {
@@ -317,6 +342,11 @@ impl Metrics {
     }
 }
 
+/// The labels of an upstream's numbers.
+fn upstream(numbers: &UpstreamNumbers) -> Labels {
+    vec![("upstream", numbers.upstream.clone())]
+}
+
 type Pick = fn(&Counters) -> &Histogram;
 
 const HISTOGRAMS: [(&str, &str, Pick); 2] = [
@@ -347,7 +377,9 @@ mod tests {
     #[test]
     fn a_scrape_adds_up_what_the_workers_counted() {
         let memory = Arc::new(Memory::new(Bounds::default()));
-        let metrics = Metrics::new(vec!["/app".to_owned()], memory);
+        let metrics = Metrics::new(vec!["/app".to_owned()], memory, || {
+            vec![UpstreamNumbers { upstream: "http://a".to_owned(), ejections: 2 }]
+        });
         for _ in 0..3 {
             let worker = metrics.worker();
             let time = Duration::from_millis(3);
@@ -368,6 +400,7 @@ mod tests {
             r#"vestibule_session_updates_refused_total{reason="too_deep"} 3"#,
             r#"vestibule_session_updates_refused_total{reason="not_json"} 0"#,
             "vestibule_session_updates_applied_total 0",
+            r#"vestibule_upstream_ejections_total{upstream="http://a"} 2"#,
             "vestibule_open_connections 3",
             r#"vestibule_upstream_seconds_bucket{le="0.0025"} 0"#,
             r#"vestibule_upstream_seconds_bucket{le="0.005"} 3"#,

@@ -5,7 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, ServerConfig};
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -19,6 +19,7 @@ use crate::login::Parties;
 use crate::observe::access::LogSender;
 use crate::observe::metrics::Metrics;
 use crate::session::Memory;
+use crate::upstream::Directory;
 
 /// What all workers share.
 pub(super) struct Shared {
@@ -26,7 +27,7 @@ pub(super) struct Shared {
     pub(super) memory: Arc<Memory>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) server_tls: Arc<ServerConfig>,
-    pub(super) client_tls: Arc<ClientConfig>,
+    pub(super) directory: Arc<Directory>,
     pub(super) certificates: Arc<Certificates>,
     /// One for each connection that may be open.
     pub(super) permits: Arc<Semaphore>,
@@ -60,7 +61,7 @@ impl Worker {
         let gateway = Gateway::new(
             shared.parties.clone(),
             shared.memory.clone(),
-            &shared.client_tls,
+            &shared.directory,
             metrics.clone(),
             log.clone(),
         );

@@ -78,14 +78,17 @@ impl Pool {
         let (parts, body) = request.into_parts();
         let (upload, body) = Upload::follow(body);
         let mut request = Request::from_parts(parts, body);
+        let mut repeated = false;
         loop {
-            let (mut sender, reused, again) = match self.take().await {
+            let idle = if repeated { None } else { self.take().await };
+            let (mut sender, reused, again) = match idle {
                 Some(Idle { sender, since }) => {
                     let again = if since.elapsed() > FRESH { copy(&request) } else { None };
                     (sender, true, again)
                 }
                 None => match Box::pin(self.connect()).await {
                     Ok(sender) => (sender, false, None),
+                    Err(error) if repeated => return Err(NoResponse::Sent(error)),
                     Err(error) => return Err(NoResponse::Unsent(Box::new(request), error)),
                 },
             };
@@ -109,13 +112,16 @@ impl Pool {
                     let closed = if source.is_parse() { None } else { again };
                     match (back, closed) {
                         (Some(back), _) if reused => request = back,
-                        (None, Some(again)) => request = again,
+                        // Once: a request that ends one connection is not to end them all.
+                        (None, Some(again)) => (request, repeated) = (again, true),
                         (back, _) => {
                             let error =
                                 UpstreamError::Broken { upstream: self.url.clone(), source };
                             return Err(match back {
-                                Some(back) => NoResponse::Unsent(Box::new(back), error),
-                                None => NoResponse::Sent(error),
+                                Some(back) if !repeated => {
+                                    NoResponse::Unsent(Box::new(back), error)
+                                }
+                                _ => NoResponse::Sent(error),
                             });
                         }
                     }

@@ -40,3 +40,4 @@ mod tls;
 mod trailers;
 mod update;
 mod upgrade;
+mod upstreams;

@@ -195,7 +195,7 @@ fn numbers_durations_and_sizes_have_bounds() {
     }
 }
 
-const MEANINGLESS: [(&str, &str, &str); 29] = [
+const MEANINGLESS: [(&str, &str, &str); 30] = [
     ("server", "trusted_proxies = ['10.0.0.0/33']", "server.trusted_proxies: is no network"),
     ("server", "public_urls = []", "server.public_urls: is empty"),
     (
@@ -242,6 +242,7 @@ const MEANINGLESS: [(&str, &str, &str); 29] = [
     ("log", "level = ''", "log.level: is no filter for logs"),
     ("log", "level = 'a=b=c'", "log.level: is no filter for logs"),
     ("route", "host = 'other.example'", "route.host: is no public host"),
+    ("route", "sticky = 1", "route.sticky: is a whole number"),
     (
         "route",
         "headers = { Cookie = 'user.sub' }",
@@ -275,13 +276,36 @@ fn what_a_key_cannot_mean_is_refused() {
     }
 }
 
+#[test]
+fn an_upstream_that_cannot_be_is_refused() {
+    let site = Site::new();
+    for (upstream, said) in [
+        ("[]", "route.upstream: is empty"),
+        ("['http://a', 'http://a:80']", "route.upstream: is listed twice"),
+        ("{ weight = 2 }", "route.upstream.url: is missing"),
+        ("[{ url = 'http://a', weight = 0 }]", "route.upstream.weight: is out of bounds"),
+        ("[{ url = 'http://a', weight = 101 }]", "route.upstream.weight: is out of bounds"),
+        ("[{ url = 'http://a', wieght = 2 }]", "route.upstream.wieght: unknown key"),
+        ("[{ url = 'ftp://a' }]", "route.upstream.url: is no upstream"),
+    ] {
+        let source = least().replace("'http://127.0.0.1:9000'", upstream);
+        assert_eq!(only_fault(&site, &source), said);
+    }
+    let many: Vec<_> = (1..=65).map(|port| format!("'http://a:{port}'")).collect();
+    let source = least().replace("'http://127.0.0.1:9000'", &format!("[{}]", many.join(", ")));
+    assert_eq!(only_fault(&site, &source), "route.upstream: lists too many upstreams");
+}
+
 /// Whoever writes `require` believes that others are kept out.
 #[test]
 fn a_rule_that_would_keep_nobody_out_is_refused() {
     let site = Site::new();
-    for line in
-        ["require = { roles = 'admin' }", "headers = { X-A = 'user.a' }", "access_token = true"]
-    {
+    for line in [
+        "require = { roles = 'admin' }",
+        "headers = { X-A = 'user.a' }",
+        "access_token = true",
+        "sticky = true",
+    ] {
         let said = only_fault(&site, &with("route", &format!("access = 'public'\n{line}")));
         assert!(said.contains("has no effect with access = \"public\""), "{said}");
     }

@@ -74,7 +74,8 @@ access = false
 [[route]]
 host = "app.example.com"
 path = "/admin"
-upstream = ["http://127.0.0.1:9000", "https://[::1]:9443", "unix:/run/app.sock"]
+upstream = [{ url = "http://127.0.0.1:9000", weight = 3 }, "https://[::1]:9443", "unix:/run/app.sock"]
+sticky = true
 access = "api"
 require = { roles = ["admin", "root"], email_verified = true }
 headers = { "X-User-Plan" = "session.plan", "X-Team" = "user.org_id" }
@@ -190,8 +191,10 @@ fn every_key_of_a_route_is_read() {
     let [admin, root] = routes.as_slice() else { panic!("{routes:?}") };
     assert_eq!(admin.host.as_deref(), Some("app.example.com"));
     assert_eq!(admin.path, "/admin");
-    let upstreams: Vec<_> = admin.upstream.iter().map(ToString::to_string).collect();
+    let upstreams: Vec<_> = admin.upstream.iter().map(|one| one.url.to_string()).collect();
     assert_eq!(upstreams, ["http://127.0.0.1:9000", "https://[::1]:9443", "unix:/run/app.sock"]);
+    let weights: Vec<_> = admin.upstream.iter().map(|one| one.weight).collect();
+    assert_eq!((weights.as_slice(), admin.sticky), ([3, 1, 1].as_slice(), true));
     assert_eq!(admin.access, Access::Api);
     let rule = |claim: &str, any_of: &[&str]| Requirement {
         claim: claim.to_owned(),
@@ -267,7 +270,7 @@ fn what_is_left_out_has_its_default() {
     let route = &routes[0];
     assert_eq!((&route.host, route.access), (&None, Access::Login));
     assert!(route.require.is_empty() && route.headers.is_empty() && !route.access_token);
-    assert!(route.close_on_session_end);
+    assert!(route.close_on_session_end && !route.sticky);
     assert_eq!((&route.session_update, &route.session_header), (&Keys::All, &Keys::All));
 }
 

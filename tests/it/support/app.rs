@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::authority::authority;
 pub(crate) use super::peer::{Peer, Seen};
+use super::until;
 use super::wire::Stream;
 
 /// A scripted app. It ends with its value.
@@ -41,6 +42,18 @@ impl App {
     {
         let (url, listener) = tcp("http", "127.0.0.1").await;
         Self::serve(url, Listener::Tcp(listener), answering(answer))
+    }
+
+    /// The same on a port of loopback that another app has just left.
+    pub(crate) async fn start_on(
+        port: u16,
+        answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener =
+            until("the port is free", async || TcpListener::bind(("127.0.0.1", port)).await.ok())
+                .await;
+        let url = format!("http://127.0.0.1:{port}");
+        Self::serve(url, Listener::Tcp(listener), answering(at_once(answer)))
     }
 
     /// Says "hello", until it is told what to [`App::say`].

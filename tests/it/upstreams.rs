@@ -1,0 +1,231 @@
+//! Several apps behind one route: who is asked, how often, and who is not while something is wrong
+//! with them.
+
+use crate::support::{App, Ask, Gateway, PROTOCOLS, Provider, Reply, Stage, until};
+
+/// Says its name.
+async fn named(name: &'static str) -> App {
+    App::start(move |_| Reply::new(200).body(name)).await
+}
+
+/// As a value of `upstream`.
+fn weighted(apps: &[(&App, u32)]) -> String {
+    let all: Vec<_> = apps
+        .iter()
+        .map(|(app, weight)| format!("{{ url = {:?}, weight = {weight} }}", app.url))
+        .collect();
+    format!("[{}]", all.join(", "))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_gets_requests_by_its_weight() {
+    let provider = Provider::start().await;
+    let (small, large) = (named("small").await, named("large").await);
+    let upstream = weighted(&[(&small, 1), (&large, 4)]);
+    let gateway = Gateway::with(&provider)
+        .route_written("/", &upstream, r#"access = "public""#)
+        .start()
+        .await;
+    for protocol in PROTOCOLS {
+        let browser = gateway.browser_over(protocol);
+        for _ in 0..200 {
+            assert_eq!(browser.fetch("/").await.status, 200);
+        }
+    }
+    let shares = (small.seen().len(), large.seen().len());
+    assert!((40..125).contains(&shares.0) && shares.0 + shares.1 == 400, "{shares:?}");
+}
+
+/// One app takes its time: the others get what it cannot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_upstream_gets_fewer_requests() {
+    let provider = Provider::start().await;
+    let slow = App::start_later(|_| async {
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        Reply::new(200).body("slow")
+    })
+    .await;
+    let quick = App::start_later(|_| async {
+        tokio::time::sleep(std::time::Duration::from_millis(4)).await;
+        Reply::new(200).body("quick")
+    })
+    .await;
+    let gateway = Gateway::with(&provider)
+        .server("workers = 1")
+        .route_to("/", &[&slow.url, &quick.url], r#"access = "public""#)
+        .start()
+        .await;
+    let browser = gateway.browser();
+    let scripts = (0..8).map(|_| async {
+        for _ in 0..40 {
+            assert_eq!(browser.fetch("/").await.status, 200);
+        }
+    });
+    crate::support::join_all(scripts).await;
+    let (slow, quick) = (slow.seen().len(), quick.seen().len());
+    assert!(slow * 8 < quick, "{slow} and {quick}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_stays_with_its_upstream_and_moves_only_while_that_is_down() {
+    let provider = Provider::start_with(&["localhost"], |_| {}).await;
+    let mut apps = vec![named("a").await, named("b").await, named("c").await];
+    let urls: Vec<&str> = apps.iter().map(|app| app.url.as_str()).collect();
+    let gateway = Gateway::with(&provider).route_to("/", &urls, "sticky = true").start().await;
+    let stage = Stage { gateway, app: App::plain().await, provider };
+    let mut users = Vec::new();
+    for number in 0..6 {
+        let protocol = PROTOCOLS[number % 2];
+        let user = stage.signed_in_over("zoe", protocol).await;
+        let own = user.fetch("/").await.text();
+        for _ in 0..10 {
+            assert_eq!(user.copy().fetch("/").await.text(), own, "on any worker");
+        }
+        users.push((user, own));
+    }
+    let down = users[0].1.clone();
+    let place = ["a", "b", "c"].iter().position(|name| *name == down).unwrap();
+    let port: u16 = apps[place].url.rsplit(':').next().unwrap().parse().unwrap();
+    drop(apps.remove(place));
+    for (user, own) in &users {
+        let now = user.fetch("/").await;
+        assert_eq!(now.status, 200);
+        assert!(now.text() != down && (now.text() == *own || *own == down));
+    }
+    let name: &'static str = ["a", "b", "c"][place];
+    let back = App::start_on(port, move |_| Reply::new(200).body(name)).await;
+    for (user, own) in &users {
+        until("each is where it was", async || {
+            (user.fetch("/").await.text() == *own).then_some(())
+        })
+        .await;
+    }
+    drop(back);
+}
+
+/// Reads requests and answers none of them.
+async fn broken() -> App {
+    App::by_hand(|mut peer| async move {
+        peer.request().await;
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_breaks_off_is_left_out_after_five_times_and_tried_again_later() {
+    let provider = Provider::start().await;
+    let (good, bad) = (App::plain().await, broken().await);
+    let gateway = Gateway::with(&provider)
+        .route_to("/", &[&good.url, &bad.url], r#"access = "public""#)
+        .start()
+        .await;
+    let browser = gateway.browser();
+    let ejections = format!("vestibule_upstream_ejections_total{{upstream={:?}}}", bad.url);
+    let mut broken = 0;
+    while gateway.metric(&ejections).await == 0 {
+        let answer = browser.fetch("/").await;
+        broken += usize::from(answer.status == 502);
+        assert!(broken <= 5, "it should be left out");
+    }
+    assert_eq!((broken, bad.seen().len()), (5, 5));
+    for _ in 0..50 {
+        assert_eq!(browser.fetch("/").await.status, 200);
+    }
+    gateway.logged(&["an upstream is left out", &bad.url]).await;
+    until("one request tries it", async || {
+        browser.fetch("/").await;
+        (bad.seen().len() == 6).then_some(())
+    })
+    .await;
+    for _ in 0..50 {
+        assert_eq!(browser.fetch("/").await.status, 200, "it stays out for longer");
+    }
+    assert_eq!(gateway.metric(&ejections).await, 1);
+
+    let port: u16 = bad.url.rsplit(':').next().unwrap().parse().unwrap();
+    drop(bad);
+    let mended = App::start_on(port, |_| Reply::new(200).body("mended")).await;
+    until("it is back", async || (browser.fetch("/").await.text() == "mended").then_some(())).await;
+    gateway.logged(&["an upstream answers again", &mended.url]).await;
+    for _ in 0..50 {
+        assert_eq!(browser.fetch("/").await.status, 200);
+    }
+    assert!(mended.seen().len() > 5, "as before");
+}
+
+/// A client can break its own exchange.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_upstream_is_left_out_for_requests_that_a_client_could_have_broken() {
+    let provider = Provider::start().await;
+    let (one, other) = (broken().await, broken().await);
+    let gateway = Gateway::with(&provider)
+        .route_to("/", &[&one.url, &other.url], r#"access = "public""#)
+        .start()
+        .await;
+    let browser = gateway.browser();
+    for _ in 0..30 {
+        assert_eq!(browser.ask(Ask::post("/", "body")).await.status, 502);
+    }
+    for app in [&one, &other] {
+        let name = format!("vestibule_upstream_ejections_total{{upstream={:?}}}", app.url);
+        assert_eq!(gateway.metric(&name).await, 0);
+    }
+    // Nor are pages with 500: a status is an answer.
+    let failing = App::start(|_| Reply::new(500).body("sorry")).await;
+    let gateway = Gateway::with(&provider)
+        .beside()
+        .route_to("/", &[&failing.url, &other.url], r#"access = "public""#)
+        .start()
+        .await;
+    let browser = gateway.browser();
+    let mut pages = 0;
+    for _ in 0..40 {
+        pages += usize::from(browser.fetch("/").await.status == 500);
+    }
+    assert!(pages >= 20, "{pages}");
+    let name = format!("vestibule_upstream_ejections_total{{upstream={:?}}}", failing.url);
+    assert_eq!(gateway.metric(&name).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_all_upstreams_are_left_out_all_are_asked() {
+    let provider = Provider::start().await;
+    let (one, other) = (broken().await, broken().await);
+    let gateway = Gateway::with(&provider)
+        .route_to("/", &[&one.url, &other.url], r#"access = "public""#)
+        .start()
+        .await;
+    let browser = gateway.browser();
+    for _ in 0..30 {
+        assert_eq!(browser.fetch("/").await.status, 502);
+    }
+    assert_eq!(one.seen().len() + other.seen().len(), 30);
+    assert!(one.seen().len() > 7 && other.seen().len() > 7);
+}
+
+/// Every connection is reset under its second request, which is sent once more and no oftener.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_repeated_once_when_a_connection_breaks_under_it() {
+    let provider = Provider::start().await;
+    let app = App::by_hand(|mut peer| async move {
+        if peer.request().await.is_some_and(|seen| seen.path() == "/first") {
+            // All are under way at once, so that each has a connection of its own.
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            peer.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            peer.request().await;
+        }
+    })
+    .await;
+    let gateway = Gateway::with(&provider)
+        .server("workers = 1")
+        .route_with("/", &app, r#"access = "public""#)
+        .start()
+        .await;
+    let browser = gateway.browser();
+    crate::support::join_all((0..6).map(|_| browser.fetch("/first"))).await;
+    assert_eq!(app.connections(), 6);
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert_eq!(browser.fetch("/second").await.status, 502);
+    let second = app.seen().iter().filter(|seen| seen.path() == "/second").count();
+    assert_eq!(second, 2);
+}
