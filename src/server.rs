@@ -114,7 +114,7 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
     let client_tls = tls::roots()?;
     let provider = Arc::new(Provider::new(&config.provider, &client_tls)?);
     let memory = Arc::new(Memory::new(Bounds::default()));
-    let directory = Directory::new(&config.routes, &config.server.limits, &client_tls);
+    let directory = Directory::new(&config.routes, &config.server.limits, &client_tls)?;
     let directory = Arc::new(directory);
     let metrics = Metrics::new(
         config.routes.iter().map(route_name).collect(),

@@ -103,10 +103,14 @@ impl Upstreams {
     /// For one worker. Routes that name the same upstream share its connections.
     pub fn new(directory: &Directory) -> Self {
         let place = |known: &Known| Place {
-            pool: Rc::new(Pool::new(known.url.clone(), known.tls.clone(), &directory.limits)),
+            pool: Rc::new(Pool::new(
+                known.upstream.url.clone(),
+                known.tls.clone(),
+                &directory.limits,
+            )),
             condition: known.condition.clone(),
             under_way: Rc::default(),
-            spread: spread(&known.url.to_string()),
+            spread: spread(&known.upstream.url.to_string()),
         };
         let places: Vec<Place> = directory.known.iter().map(place).collect();
         let choice = |entries: &Vec<Entry>| {

@@ -1,11 +1,16 @@
 //! `route.upstream`: where a route sends its requests, from the file to [`Upstream`].
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::address;
 use super::parse::Wrong;
 use super::table::{Item, Table};
 use super::value::UpstreamUrl;
+
+mod tls;
+
+pub use tls::UpstreamTls;
 
 /// The most upstreams of one route.
 const MOST: usize = 64;
@@ -17,21 +22,29 @@ pub struct Upstream {
     pub url: UpstreamUrl,
     /// `weight`, default 1: its share of the requests beside that of the others; 1 to 100.
     pub weight: u32,
+    /// `ca`, `cert`, `key`, `server_name`: for https, where it differs from the rest.
+    pub tls: Option<Arc<UpstreamTls>>,
 }
 
 impl From<UpstreamUrl> for Upstream {
     fn from(url: UpstreamUrl) -> Self {
-        Self { url, weight: 1 }
+        Self { url, weight: 1, tls: None }
     }
 }
 
 impl fmt::Display for Upstream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.url.fmt(formatter)?;
+        let mut more = Vec::new();
         if self.weight != 1 {
-            write!(formatter, " (weight {})", self.weight)?;
+            more.push(format!("weight {}", self.weight));
         }
-        Ok(())
+        if let Some(tls) = &self.tls {
+            more.extend(tls.server_name.as_ref().map(|name| format!("as {}", name.to_str())));
+            more.extend(tls.ca.as_ref().map(|_| "own ca".to_owned()));
+            more.extend(tls.identity.as_ref().map(|_| "own cert".to_owned()));
+        }
+        if more.is_empty() { Ok(()) } else { write!(formatter, " ({})", more.join(", ")) }
     }
 }
 
@@ -70,5 +83,7 @@ fn table(t: &mut Table<'_>) -> Option<Upstream> {
     let url =
         t.required("url", r#"write url = "http://127.0.0.1:9000""#, |i| i.parse(address::upstream));
     let weight = t.key("weight", "1", |i| i.number(1, 100));
-    Some(Upstream { url: url?, weight: weight? })
+    let is_https = url.as_ref().is_none_or(|url| matches!(url, UpstreamUrl::Https { .. }));
+    let tls = tls::tls(t, is_https);
+    Some(Upstream { url: url?, weight: weight?, tls })
 }

@@ -64,7 +64,8 @@ impl Scene {
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
         let memory = Arc::new(Memory::new(Bounds::default()));
         let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
-        let directory = Directory::new(&config.routes, &config.server.limits, &Arc::new(tls));
+        let directory =
+            Directory::new(&config.routes, &config.server.limits, &Arc::new(tls)).unwrap();
         let forward = Forward::new(&Arc::new(config), &directory, own, sessions);
         let opened = Some(Rc::new(Opened::new(Arc::new(session()))));
         Self { forward: Rc::new(forward), opened, sent, update: Rc::default() }

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use tokio_rustls::TlsConnector;
+use rustls::ClientConfig;
 
 use super::condition::Condition;
-use crate::config::value::UpstreamUrl;
+use super::connect::Tls;
+use crate::config::upstream::Upstream;
 use crate::config::{Limits, Route};
 
 /// The upstreams of all routes.
@@ -19,8 +20,11 @@ pub struct Directory {
 
 /// One upstream.
 pub(super) struct Known {
-    pub(super) url: UpstreamUrl,
-    pub(super) tls: TlsConnector,
+    /// As the first route that names it has it.
+    pub(super) upstream: Upstream,
+    pub(super) tls: Tls,
+    /// What it is called in the log and in numbers; no two are called the same.
+    name: String,
     pub(super) condition: Arc<Condition>,
 }
 
@@ -34,36 +38,54 @@ pub(super) struct Entry {
 
 impl Directory {
     /// The upstreams of these routes; `tls` is what https upstreams are asked with.
-    pub fn new(routes: &[Route], limits: &Limits, tls: &Arc<rustls::ClientConfig>) -> Self {
+    ///
+    /// # Errors
+    /// If rustls does not take the settings of one.
+    pub fn new(
+        routes: &[Route],
+        limits: &Limits,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<Self, rustls::Error> {
         let mut directory = Self { limits: limits.clone(), known: vec![], routes: vec![] };
         for route in routes {
-            let entries = route.upstream.iter().map(|upstream| Entry {
-                index: directory.index(&upstream.url, tls),
-                weight: upstream.weight,
-            });
-            let entries = entries.collect();
+            let mut entries = Vec::with_capacity(route.upstream.len());
+            for upstream in &route.upstream {
+                let index = directory.index(upstream, tls)?;
+                entries.push(Entry { index, weight: upstream.weight });
+            }
             directory.routes.push(entries);
         }
-        directory
+        Ok(directory)
     }
 
     /// Where this upstream is known; from now on, if it was not.
-    fn index(&mut self, url: &UpstreamUrl, tls: &Arc<rustls::ClientConfig>) -> usize {
-        let found = self.known.iter().position(|known| known.url == *url);
-        found.unwrap_or_else(|| {
-            self.known.push(Known {
-                url: url.clone(),
-                tls: TlsConnector::from(tls.clone()),
-                condition: Arc::new(Condition::new(url.to_string())),
-            });
-            self.known.len() - 1
-        })
+    fn index(
+        &mut self,
+        upstream: &Upstream,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<usize, rustls::Error> {
+        let same = |known: &Known| {
+            known.upstream.url == upstream.url && known.upstream.tls == upstream.tls
+        };
+        if let Some(index) = self.known.iter().position(same) {
+            return Ok(index);
+        }
+        let url = upstream.url.to_string();
+        let others = self.known.iter().filter(|known| known.upstream.url == upstream.url).count();
+        let name = if others == 0 { url } else { format!("{url} #{}", others + 1) };
+        self.known.push(Known {
+            tls: Tls::new(tls, upstream.tls.as_deref())?,
+            upstream: upstream.clone(),
+            condition: Arc::new(Condition::new(name.clone())),
+            name,
+        });
+        Ok(self.known.len() - 1)
     }
 
     /// Each upstream by its name, for an operator's numbers.
     pub fn numbers(&self) -> impl Iterator<Item = Numbers> {
         self.known.iter().map(|known| Numbers {
-            upstream: known.url.to_string(),
+            upstream: known.name.clone(),
             ejections: known.condition.ejections(),
         })
     }

@@ -16,10 +16,9 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio_rustls::TlsConnector;
 
 use super::UpstreamError;
-use super::connect::connect;
+use super::connect::{Tls, connect};
 use super::upload::Upload;
 use crate::body::{Body, BodyError};
 use crate::config::Limits;
@@ -48,7 +47,7 @@ pub(super) enum NoResponse {
 /// The connections.
 pub(super) struct Pool {
     url: UpstreamUrl,
-    tls: TlsConnector,
+    tls: Tls,
     connect_time: Duration,
     response_time: Duration,
     idle: RefCell<Vec<Idle>>,
@@ -60,7 +59,7 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) fn new(url: UpstreamUrl, tls: TlsConnector, limits: &Limits) -> Self {
+    pub(super) fn new(url: UpstreamUrl, tls: Tls, limits: &Limits) -> Self {
         Self {
             url,
             tls,

@@ -94,7 +94,7 @@ fn with(urls: Vec<UpstreamUrl>, limits: &Limits, roots: rustls::RootCertStore) -
         .with_no_client_auth();
     let upstream = urls.into_iter().map(Upstream::from).collect();
     let route = Route { upstream, ..sample::route() };
-    Upstreams::new(&Directory::new(&[route], limits, &Arc::new(tls)))
+    Upstreams::new(&Directory::new(&[route], limits, &Arc::new(tls)).unwrap())
 }
 
 fn to(url: &UpstreamUrl) -> Upstreams {

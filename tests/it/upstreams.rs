@@ -1,6 +1,7 @@
 //! Several apps behind one route: who is asked, how often, and who is not while something is wrong
 //! with them.
 
+use crate::support::authority::{Authority, Pair};
 use crate::support::{App, Ask, Gateway, PROTOCOLS, Provider, Reply, Stage, until};
 
 /// Says its name.
@@ -228,4 +229,48 @@ async fn a_request_is_repeated_once_when_a_connection_breaks_under_it() {
     assert_eq!(browser.fetch("/second").await.status, 502);
     let second = app.seen().iter().filter(|seen| seen.path() == "/second").count();
     assert_eq!(second, 2);
+}
+
+/// Writes an authority's certificate and one that it has issued for a gateway.
+fn papers(authority: &Authority, directory: &std::path::Path, name: &str) -> String {
+    let path = |kind: &str| directory.join(format!("{name}.{kind}"));
+    let Pair { cert, key } = authority.issue(&["gateway.internal"]);
+    for (kind, text) in [("ca", &authority.pem), ("pem", &cert), ("key", &key)] {
+        std::fs::write(path(kind), text).unwrap();
+    }
+    format!("cert = '{}', key = '{}'", path("pem").display(), path("key").display())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_may_have_an_authority_of_its_own_and_want_a_certificate() {
+    let provider = Provider::start().await;
+    let files = tempfile::TempDir::new().unwrap();
+    let (house, stranger) = (Authority::new("the house"), Authority::new("a stranger"));
+    let ours = papers(&house, files.path(), "house");
+    let theirs = papers(&stranger, files.path(), "stranger");
+    let ca = format!("ca = '{}'", files.path().join("house.ca").display());
+    let tls = house.server_for_own("app.internal");
+    let app = App::over_tls_with(tls, "127.0.0.1", |_| Reply::new(200).body("come in")).await;
+    let name = r#"server_name = "app.internal""#;
+    let mut builder = Gateway::with(&provider);
+    let ways = [
+        ("/all", vec![ca.as_str(), &ours, name], 200),
+        ("/no-ca", vec![&ours, name], 502),
+        ("/no-cert", vec![&ca, name], 502),
+        ("/no-name", vec![&ca, &ours], 502),
+        ("/wrong-cert", vec![&ca, &theirs, name], 502),
+        ("/other-name", vec![&ca, &ours, r#"server_name = "other.internal""#], 502),
+    ];
+    for (path, keys, _) in &ways {
+        let upstream = format!("{{ url = {:?}, {} }}", app.url, keys.join(", "));
+        builder = builder.route_written(path, &upstream, r#"access = "public""#);
+    }
+    let gateway = builder.start().await;
+    let browser = gateway.browser();
+    // Twice and in any order: no session with the upstream is resumed by another route.
+    for (path, _, status) in ways.iter().chain(ways.iter().rev()) {
+        let answer = browser.fetch(path).await;
+        assert_eq!(answer.status, *status, "{path}: {}", answer.text());
+    }
+    assert_eq!(app.seen().len(), 2);
 }

@@ -287,9 +287,31 @@ fn an_upstream_that_cannot_be_is_refused() {
         ("[{ url = 'http://a', weight = 101 }]", "route.upstream.weight: is out of bounds"),
         ("[{ url = 'http://a', wieght = 2 }]", "route.upstream.wieght: unknown key"),
         ("[{ url = 'ftp://a' }]", "route.upstream.url: is no upstream"),
+        ("{ url = 'http://a', ca = 'a.pem' }", "route.upstream.ca: is for https alone"),
+        (
+            "{ url = 'unix:/a', server_name = 'a' }",
+            "route.upstream.server_name: is for https alone",
+        ),
+        ("{ url = 'https://a', cert = 'a.pem' }", "route.upstream.key: is missing"),
+        ("{ url = 'https://a', key = 'a.key' }", "route.upstream.cert: is missing"),
+        (
+            "{ url = 'https://a', server_name = 'a b' }",
+            "route.upstream.server_name: is no name of a server",
+        ),
     ] {
         let source = least().replace("'http://127.0.0.1:9000'", upstream);
         assert_eq!(only_fault(&site, &source), said);
+    }
+    for (key, file) in [("ca", "a.key"), ("ca", "none.pem"), ("cert", "none.pem"), ("key", "a.pem")]
+    {
+        let mut files = [("ca", "a.pem"), ("cert", "a.pem"), ("key", "a.key")];
+        files.iter_mut().filter(|(known, _)| *known == key).for_each(|pair| pair.1 = file);
+        let all: Vec<_> = files.iter().map(|(key, file)| format!("{key} = '{file}'")).collect();
+        let upstream = format!("{{ url = 'https://a', {} }}", all.join(", "));
+        let source = least().replace("'http://127.0.0.1:9000'", &upstream);
+        let said = only_fault(&site, &source);
+        assert!(said.starts_with(&format!("route.upstream.{key}: ")), "{said}");
+        assert!(said.contains(file), "{said}");
     }
     let many: Vec<_> = (1..=65).map(|port| format!("'http://a:{port}'")).collect();
     let source = least().replace("'http://127.0.0.1:9000'", &format!("[{}]", many.join(", ")));

@@ -74,7 +74,11 @@ access = false
 [[route]]
 host = "app.example.com"
 path = "/admin"
-upstream = [{ url = "http://127.0.0.1:9000", weight = 3 }, "https://[::1]:9443", "unix:/run/app.sock"]
+upstream = [
+    { url = "https://[::1]:9443", weight = 3, ca = "all.pem", cert = "a.pem", key = "a.key", server_name = "app.internal" },
+    "http://127.0.0.1:9000",
+    "unix:/run/app.sock",
+]
 sticky = true
 access = "api"
 require = { roles = ["admin", "root"], email_verified = true }
@@ -192,7 +196,12 @@ fn every_key_of_a_route_is_read() {
     assert_eq!(admin.host.as_deref(), Some("app.example.com"));
     assert_eq!(admin.path, "/admin");
     let upstreams: Vec<_> = admin.upstream.iter().map(|one| one.url.to_string()).collect();
-    assert_eq!(upstreams, ["http://127.0.0.1:9000", "https://[::1]:9443", "unix:/run/app.sock"]);
+    assert_eq!(upstreams, ["https://[::1]:9443", "http://127.0.0.1:9000", "unix:/run/app.sock"]);
+    let tls = admin.upstream[0].tls.as_ref().unwrap();
+    assert_eq!(tls.ca.as_ref().unwrap().len(), 1);
+    assert_eq!(tls.identity.as_ref().unwrap().cert.len(), 1);
+    assert_eq!(tls.server_name.as_ref().unwrap().to_str(), "app.internal");
+    assert!(admin.upstream[1].tls.is_none());
     let weights: Vec<_> = admin.upstream.iter().map(|one| one.weight).collect();
     assert_eq!((weights.as_slice(), admin.sticky), ([3, 1, 1].as_slice(), true));
     assert_eq!(admin.access, Access::Api);

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -83,8 +84,17 @@ impl App {
         host: &str,
         answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::over_tls_with(authority().server(host), host, answer).await
+    }
+
+    /// Answers over this TLS; its URL has `host`.
+    pub(crate) async fn over_tls_with(
+        tls: Arc<ServerConfig>,
+        host: &str,
+        answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let (url, listener) = tcp("https", host).await;
-        let acceptor = TlsAcceptor::from(authority().server(host));
+        let acceptor = TlsAcceptor::from(tls);
         Self::serve(url, Listener::Tls(listener, acceptor), answering(at_once(answer)))
     }
 

@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// Signs the certificates of a run.
@@ -23,17 +25,20 @@ pub(crate) struct Pair {
 /// The run's authority.
 pub(crate) fn authority() -> &'static Authority {
     static AUTHORITY: OnceLock<Authority> = OnceLock::new();
-    AUTHORITY.get_or_init(|| {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "the tests' authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Authority { issuer: Issuer::new(params, key), pem }
-    })
+    AUTHORITY.get_or_init(|| Authority::new("the tests' authority"))
 }
 
 impl Authority {
+    /// One more, which nobody trusts.
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
     /// A new certificate for these hosts.
     pub(crate) fn issue(&self, hosts: &[&str]) -> Pair {
         let names: Vec<String> = hosts.iter().map(ToString::to_string).collect();
@@ -44,12 +49,10 @@ impl Authority {
 
     /// A client that trusts the authority alone and offers these protocols.
     pub(crate) fn client(&self, protocols: &[&[u8]]) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
         let mut config = ClientConfig::builder_with_provider(ring())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots)
+            .with_root_certificates(self.roots())
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Arc::new(config)
@@ -57,16 +60,32 @@ impl Authority {
 
     /// A server with a new certificate for `host`, HTTP/1.1 only.
     pub(crate) fn server(&self, host: &str) -> Arc<ServerConfig> {
+        Arc::new(self.server_with(host, WebPkiClientVerifier::no_client_auth()))
+    }
+
+    /// The same, for clients alone whom this authority has certified.
+    pub(crate) fn server_for_own(&self, host: &str) -> Arc<ServerConfig> {
+        let builder = WebPkiClientVerifier::builder_with_provider(self.roots().into(), ring());
+        Arc::new(self.server_with(host, builder.build().unwrap()))
+    }
+
+    /// A server with a new certificate for `host`, and this opinion of its clients.
+    fn server_with(&self, host: &str, clients: Arc<dyn ClientCertVerifier>) -> ServerConfig {
         let Pair { cert, key } = self.issue(&[host]);
         let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-        let config = ServerConfig::builder_with_provider(ring())
+        ServerConfig::builder_with_provider(ring())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![cert], key)
-            .unwrap();
-        Arc::new(config)
+            .unwrap()
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        roots
     }
 }
 
