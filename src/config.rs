@@ -28,7 +28,7 @@ pub mod upstream;
 pub mod value;
 
 use diagnostic::{Diagnostic, Diagnostics};
-use upstream::Upstream;
+use upstream::{HealthCheck, Upstream};
 use value::{ClaimPath, Keys, Origin, Secret};
 
 /// A configuration, and what somebody should look at.
@@ -283,6 +283,8 @@ pub struct Route {
     /// `sticky`, default false: one session's requests go to one upstream, as long as that can
     /// take them.
     pub sticky: bool,
+    /// `health`: how its upstreams are checked; absent: by nothing but the users' requests.
+    pub health: Option<HealthCheck>,
     /// `access`, default `login`.
     pub access: Access,
     /// `require`: claims that must match, all of them.

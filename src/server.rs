@@ -134,7 +134,7 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
         memory: memory.clone(),
         metrics: metrics.clone(),
         server_tls: tls::settings(certificates.clone())?,
-        directory,
+        directory: directory.clone(),
         certificates: certificates.clone(),
         permits: Arc::new(Semaphore::new(config.server.limits.connections)),
         log: log.as_ref().map(Writer::sender),
@@ -160,6 +160,7 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
         plain::admin(listener, metrics, ready);
     }
     tokio::task::spawn_local(async move { provider.stay_discovered().await });
+    directory.watch();
     let watched = certificates.clone();
     tokio::task::spawn_local(async move { watched.watch().await });
     listening(&addresses);
@@ -183,7 +184,12 @@ fn upstream_numbers(
     move || {
         let numbers = directory.numbers();
         numbers
-            .map(|one| UpstreamNumbers { upstream: one.upstream, ejections: one.ejections })
+            .map(|one| UpstreamNumbers {
+                upstream: one.upstream,
+                is_in: one.is_in,
+                ejections: one.ejections,
+                checks: one.checks,
+            })
             .collect()
     }
 }

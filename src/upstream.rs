@@ -6,6 +6,7 @@
 //! | `directory` | which upstreams are there? |
 //! | `balance` | which of several is asked? |
 //! | `condition` | is it worth asking? |
+//! | `health` | is it well, when nobody asks for anything else? |
 //! | `connect` | how is an upstream reached: TCP, TLS, a unix socket? |
 //! | `pool` | which connection is used again, and when is it free? |
 //! | `upload` | how far has the request's body come? |
@@ -24,6 +25,7 @@ mod balance;
 mod condition;
 pub mod connect;
 mod directory;
+mod health;
 mod pool;
 mod upload;
 

@@ -57,6 +57,9 @@ fn upstream(route: &Route) -> String {
     if route.sticky {
         text += "; one a session";
     }
+    if let Some(check) = &route.health {
+        text += &format!("; checked at {} every {}", check.path, short(check.interval));
+    }
     text
 }
 
@@ -160,7 +163,7 @@ session = { secrets = [{ env = "X" }], absolute = "30d", inactivity = "12h" }
 host = "app.example"
 path = "/admin"
 upstream = [{ url = "http://127.0.0.1:9000", weight = 2 }, "unix:/run/app.sock"]
-sticky = true
+health = { path = "/up" }
 access = "api"
 require = { roles = ["admin", "root"], email_verified = true }
 headers = { "X-Plan" = "session.plan" }
@@ -184,9 +187,9 @@ admin   [::1]:1090
 login   /auth at https://t.example/ as me
 session 30d from login, or 12h without a request; cookie __Host-session
 
-HOST         PATH    ACCESS                                                     UPSTREAM                                                             SEES   MAY CHANGE    AT SESSION END  HEADERS
-app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000 (weight 2), unix:/run/app.sock; one a session  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
-any          /       public                                                     http://127.0.0.1:9001                                                -      -             -               -
+HOST         PATH    ACCESS                                                     UPSTREAM                                                                        SEES   MAY CHANGE    AT SESSION END  HEADERS
+app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000 (weight 2), unix:/run/app.sock; checked at /up every 10s  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
+any          /       public                                                     http://127.0.0.1:9001                                                           -      -             -               -
 ";
 
     #[test]

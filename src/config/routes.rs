@@ -8,7 +8,7 @@ use http::HeaderName;
 use super::address::{host, path};
 use super::parse::{Wrong, claim_path, header_name};
 use super::table::{Item, Table, filled, flag};
-use super::upstream::upstreams;
+use super::upstream::{health, upstreams};
 use super::value::{ClaimPath, Keys, Origin};
 use super::{Access, Requirement, Route};
 
@@ -44,6 +44,7 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
     let path = t.required("path", r#"write path = "/""#, |i| free_path(i, around));
     let upstream = t.required("upstream", r#"write upstream = "http://127.0.0.1:9000""#, upstreams);
     let sticky = t.key("sticky", "false", flag);
+    let health = t.optional("health", |i| i.table(health));
     let access = t.key("access", "'login'", access);
     let require = t.key("require", "{}", |i| i.entries(requirement));
     let headers = t.key("headers", "{}", headers);
@@ -62,6 +63,7 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
         path: path?,
         upstream: upstream?,
         sticky: sticky?,
+        health,
         access: access?,
         require: require?,
         headers: headers?,

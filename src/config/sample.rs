@@ -44,6 +44,7 @@ pub(crate) fn route() -> Route {
         path: "/".to_owned(),
         upstream: vec![UpstreamUrl::Http { host: "127.0.0.1".to_owned(), port: 9 }.into()],
         sticky: false,
+        health: None,
         access: Access::Login,
         require: vec![],
         headers: vec![],

@@ -1,4 +1,5 @@
-//! `route.upstream`: where a route sends its requests, from the file to [`Upstream`].
+//! `route.upstream`: where a route sends its requests, from the file to [`Upstream`]. What is said
+//! of their health and of TLS stands in files below.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +9,11 @@ use super::parse::Wrong;
 use super::table::{Item, Table};
 use super::value::UpstreamUrl;
 
+mod health;
 mod tls;
 
+pub use health::HealthCheck;
+pub(super) use health::health;
 pub use tls::UpstreamTls;
 
 /// The most upstreams of one route.

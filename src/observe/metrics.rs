@@ -74,8 +74,12 @@ const OUTCOMES: [(LoginOutcome, &str); 9] = [
 pub struct UpstreamNumbers {
     /// As configured.
     pub upstream: String,
+    /// Whether it is asked like any other.
+    pub is_in: bool,
     /// How often it was left out because it failed.
     pub ejections: u64,
+    /// How many health checks have passed and how many have failed, if there are any.
+    pub checks: Option<[u64; 2]>,
 }
 
 /// Reads the upstreams' numbers.
@@ -282,6 +286,7 @@ impl Collector for Scrape {
                 "How often an upstream was left out because it failed",
                 upstreams.iter().map(|one| (upstream(one), one.ejections)).collect(),
             ),
+            ("vestibule_upstream_checks", "Health checks by outcome", checks(&upstreams)),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (labels, value) in &rows {
@@ -299,6 +304,11 @@ impl Collector for Scrape {
         encoder
             .encode_descriptor(name, help, None, MetricType::Gauge)?
             .encode_gauge(&i64::try_from(open).unwrap_or(i64::MAX))?;
+        let (name, help) = ("vestibule_upstream_up", "Whether an upstream is not left out");
+        let mut up = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for one in &upstreams {
+            up.encode_family(&upstream(one))?.encode_gauge(&i64::from(one.is_in))?;
+        }
         for (name, help, of) in HISTOGRAMS {
             let kind = MetricType::Histogram;
             let metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
@@ -347,6 +357,19 @@ fn upstream(numbers: &UpstreamNumbers) -> Labels {
     vec![("upstream", numbers.upstream.clone())]
 }
 
+fn checks(upstreams: &[UpstreamNumbers]) -> Vec<(Labels, u64)> {
+    let rows = upstreams.iter().flat_map(|one| {
+        let row = move |(outcome, count): (&str, u64)| {
+            let mut labels = upstream(one);
+            labels.push(("outcome", outcome.to_owned()));
+            (labels, count)
+        };
+        let counts = one.checks.into_iter().flatten();
+        ["passed", "failed"].into_iter().zip(counts).map(row)
+    });
+    rows.collect()
+}
+
 type Pick = fn(&Counters) -> &Histogram;
 
 const HISTOGRAMS: [(&str, &str, Pick); 2] = [
@@ -378,7 +401,13 @@ mod tests {
     fn a_scrape_adds_up_what_the_workers_counted() {
         let memory = Arc::new(Memory::new(Bounds::default()));
         let metrics = Metrics::new(vec!["/app".to_owned()], memory, || {
-            vec![UpstreamNumbers { upstream: "http://a".to_owned(), ejections: 2 }]
+            let upstream = |name: &str, checks: Option<[u64; 2]>| UpstreamNumbers {
+                upstream: name.to_owned(),
+                is_in: checks.is_some(),
+                ejections: 2,
+                checks,
+            };
+            vec![upstream("http://a", Some([5, 1])), upstream("http://b", None)]
         });
         for _ in 0..3 {
             let worker = metrics.worker();
@@ -401,6 +430,10 @@ mod tests {
             r#"vestibule_session_updates_refused_total{reason="not_json"} 0"#,
             "vestibule_session_updates_applied_total 0",
             r#"vestibule_upstream_ejections_total{upstream="http://a"} 2"#,
+            r#"vestibule_upstream_checks_total{upstream="http://a",outcome="passed"} 5"#,
+            r#"vestibule_upstream_checks_total{upstream="http://a",outcome="failed"} 1"#,
+            r#"vestibule_upstream_up{upstream="http://a"} 1"#,
+            r#"vestibule_upstream_up{upstream="http://b"} 0"#,
             "vestibule_open_connections 3",
             r#"vestibule_upstream_seconds_bucket{le="0.0025"} 0"#,
             r#"vestibule_upstream_seconds_bucket{le="0.005"} 3"#,

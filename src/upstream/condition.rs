@@ -1,7 +1,9 @@
 //! Whether an upstream is worth asking, as all workers have found out together: one that cannot be
 //! reached, or breaks exchanges off one after another, is left out for a while, and for longer each
-//! time it fails again. It knows nothing of who else could be asked.
+//! time it fails again; one that its checks find unwell is left out until they find it well. It
+//! knows nothing of who else could be asked.
 
+use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,10 @@ pub(super) struct Condition {
     until: AtomicU64,
     /// How often it was left out after it had been good.
     ejections: AtomicU64,
+    /// The checks that found it unwell: a bit each.
+    unwell: AtomicU32,
+    checks_passed: AtomicU64,
+    checks_failed: AtomicU64,
 }
 
 impl Condition {
@@ -60,11 +66,17 @@ impl Condition {
             times: AtomicU32::new(0),
             until: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
+            unwell: AtomicU32::new(0),
+            checks_passed: AtomicU64::new(0),
+            checks_failed: AtomicU64::new(0),
         }
     }
 
     /// Whether to ask it now.
     pub(super) fn state(&self) -> State {
+        if self.unwell.load(Relaxed) != 0 {
+            return State::Out;
+        }
         match self.until.load(Relaxed) {
             0 => State::In,
             until if until > self.now() => State::Out,
@@ -109,6 +121,26 @@ impl Condition {
             self.ejections.fetch_add(1, Relaxed);
             tracing::warn!(upstream = self.name, ?fault, "an upstream is left out for a while");
         }
+    }
+
+    /// One of its checks has passed, or failed for this reason; it finds the upstream `well` or not.
+    pub(super) fn checked(&self, check: usize, well: bool, reason: Option<io::Error>) {
+        let passed = reason.is_none();
+        let counter = if passed { &self.checks_passed } else { &self.checks_failed };
+        counter.fetch_add(1, Relaxed);
+        let bit = 1 << (check % 32);
+        let upstream = &self.name;
+        if well && self.unwell.fetch_and(!bit, Relaxed) & bit != 0 {
+            tracing::info!(upstream, "an upstream is well again");
+        } else if !well && self.unwell.fetch_or(bit, Relaxed) & bit == 0 {
+            let reason = reason.map_or_else(String::new, |reason| reason.to_string());
+            tracing::warn!(upstream, reason, "an upstream is not well, and left out");
+        }
+    }
+
+    /// How many checks have passed, and how many have failed.
+    pub(super) fn checks(&self) -> [u64; 2] {
+        [&self.checks_passed, &self.checks_failed].map(|counter| counter.load(Relaxed))
     }
 
     /// How often it was left out.
@@ -188,6 +220,22 @@ mod tests {
         one.failed(Fault::Unreachable);
         one.age(Duration::from_millis(1100));
         assert_eq!((one.state(), one.ejections()), (State::Due, 2));
+    }
+
+    #[test]
+    fn one_that_any_check_finds_unwell_is_left_out_whatever_it_answers() {
+        let one = condition();
+        let failed = || Some(io::ErrorKind::TimedOut.into());
+        one.checked(0, true, None);
+        one.checked(1, false, failed());
+        one.answered();
+        assert_eq!(one.state(), State::Out);
+        one.checked(0, true, None);
+        assert_eq!(one.state(), State::Out);
+        one.checked(1, true, None);
+        assert_eq!((one.state(), one.checks()), (State::In, [3, 1]));
+        one.checked(0, true, failed());
+        assert_eq!(one.state(), State::In, "one failure is no verdict");
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use super::condition::Condition;
+use super::condition::{Condition, State};
 use super::connect::Tls;
-use crate::config::upstream::Upstream;
+use super::health;
+use crate::config::upstream::{HealthCheck, Upstream};
 use crate::config::{Limits, Route};
 
 /// The upstreams of all routes.
@@ -25,6 +26,8 @@ pub(super) struct Known {
     pub(super) tls: Tls,
     /// What it is called in the log and in numbers; no two are called the same.
     name: String,
+    /// Of all routes that name it.
+    pub(super) checks: Vec<HealthCheck>,
     pub(super) condition: Arc<Condition>,
 }
 
@@ -51,6 +54,11 @@ impl Directory {
             let mut entries = Vec::with_capacity(route.upstream.len());
             for upstream in &route.upstream {
                 let index = directory.index(upstream, tls)?;
+                if let (Some(known), Some(check)) = (directory.known.get_mut(index), &route.health)
+                    && !known.checks.contains(check)
+                {
+                    known.checks.push(check.clone());
+                }
                 entries.push(Entry { index, weight: upstream.weight });
             }
             directory.routes.push(entries);
@@ -77,6 +85,7 @@ impl Directory {
             tls: Tls::new(tls, upstream.tls.as_deref())?,
             upstream: upstream.clone(),
             condition: Arc::new(Condition::new(name.clone())),
+            checks: vec![],
             name,
         });
         Ok(self.known.len() - 1)
@@ -86,8 +95,16 @@ impl Directory {
     pub fn numbers(&self) -> impl Iterator<Item = Numbers> {
         self.known.iter().map(|known| Numbers {
             upstream: known.name.clone(),
+            is_in: known.condition.state() != State::Out,
             ejections: known.condition.ejections(),
+            checks: (!known.checks.is_empty()).then(|| known.condition.checks()),
         })
+    }
+
+    /// Begins to check those upstreams that are to be checked; ends when nobody else holds the
+    /// directory any more.
+    pub fn watch(self: &Arc<Self>) {
+        health::watch(self);
     }
 }
 
@@ -96,6 +113,10 @@ impl Directory {
 pub struct Numbers {
     /// As configured.
     pub upstream: String,
-    /// How often it was left out.
+    /// Whether it is asked like any other.
+    pub is_in: bool,
+    /// How often it was left out because it failed.
     pub ejections: u64,
+    /// How many checks have passed and how many have failed, if there are any.
+    pub checks: Option<[u64; 2]>,
 }

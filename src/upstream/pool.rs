@@ -87,7 +87,6 @@ impl Pool {
                 }
                 None => match Box::pin(self.connect()).await {
                     Ok(sender) => (sender, false, None),
-                    Err(error) if repeated => return Err(NoResponse::Sent(error)),
                     Err(error) => return Err(NoResponse::Unsent(Box::new(request), error)),
                 },
             };

@@ -1,6 +1,9 @@
 //! Several apps behind one route: who is asked, how often, and who is not while something is wrong
 //! with them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::support::authority::{Authority, Pair};
 use crate::support::{App, Ask, Gateway, PROTOCOLS, Provider, Reply, Stage, until};
 
@@ -273,4 +276,90 @@ async fn an_upstream_may_have_an_authority_of_its_own_and_want_a_certificate() {
         assert_eq!(answer.status, *status, "{path}: {}", answer.text());
     }
     assert_eq!(app.seen().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_its_checks_find_unwell_gets_nothing_until_it_is_well() {
+    let provider = Provider::start().await;
+    let well = Arc::new(AtomicBool::new(true));
+    let told = well.clone();
+    let checked = App::start(move |seen| match seen.path() {
+        "/up" if told.load(Ordering::SeqCst) => Reply::new(204),
+        "/up" => Reply::new(503),
+        _ => Reply::new(200).body("checked"),
+    })
+    .await;
+    let other = App::start(|_| Reply::new(200).body("other")).await;
+    let health = r#"{ path = "/up?now", host = "App.internal", interval = "100ms", up_after = 3 }"#;
+    let gateway = Gateway::with(&provider)
+        .route_to(
+            "/",
+            &[&checked.url, &other.url],
+            &format!("access = \"public\"\nhealth = {health}"),
+        )
+        .start()
+        .await;
+    let browser = gateway.browser();
+    let answers = async || {
+        let mut answers = std::collections::BTreeSet::new();
+        for _ in 0..40 {
+            answers.insert(browser.fetch("/").await.text());
+        }
+        answers
+    };
+    let up = format!("vestibule_upstream_up{{upstream={:?}}}", checked.url);
+    let becomes = async |number| {
+        until("the check is heard", async || (gateway.metric(&up).await == number).then_some(()))
+            .await;
+    };
+    assert_eq!(answers().await.len(), 2);
+    well.store(false, Ordering::SeqCst);
+    becomes(0).await;
+    gateway.logged(&["not well", &checked.url, "status 503"]).await;
+    assert_eq!(answers().await, ["other".to_owned()].into());
+    // Bad is better than nothing.
+    drop(other);
+    assert_eq!(answers().await, ["checked".to_owned()].into());
+    well.store(true, Ordering::SeqCst);
+    becomes(1).await;
+    gateway.logged(&["an upstream is well again", &checked.url]).await;
+
+    let checks = checked.seen().into_iter().filter(|seen| seen.path() == "/up");
+    for check in checks {
+        assert_eq!((check.method.as_str(), check.target.as_str()), ("GET", "/up?now"));
+        assert_eq!(check.header("host").unwrap(), "app.internal");
+        assert_eq!(check.header("x-session"), None);
+    }
+    let outcome = |outcome| {
+        format!("vestibule_upstream_checks_total{{upstream={:?},outcome={outcome:?}}}", checked.url)
+    };
+    assert!(gateway.metric(&outcome("passed")).await >= 3);
+    assert!(gateway.metric(&outcome("failed")).await >= 3);
+}
+
+/// An upstream that takes connections and says nothing, and one that is not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_are_not_waited_for() {
+    let provider = Provider::start().await;
+    let silent = App::by_hand(|mut peer| async move {
+        peer.head().await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let good = App::plain().await;
+    let gateway = Gateway::with(&provider)
+        .route_to(
+            "/",
+            &[&silent.url, "http://127.0.0.1:1", &good.url],
+            "access = \"public\"\nhealth = { path = \"/\", interval = \"100ms\", timeout = \"200ms\" }",
+        )
+        .start()
+        .await;
+    let browser = gateway.browser();
+    for url in [silent.url.as_str(), "http://127.0.0.1:1"] {
+        gateway.logged(&["not well", url]).await;
+    }
+    for _ in 0..30 {
+        assert_eq!(browser.fetch("/").await.status, 200);
+    }
 }

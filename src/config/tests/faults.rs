@@ -195,7 +195,7 @@ fn numbers_durations_and_sizes_have_bounds() {
     }
 }
 
-const MEANINGLESS: [(&str, &str, &str); 30] = [
+const MEANINGLESS: [(&str, &str, &str); 35] = [
     ("server", "trusted_proxies = ['10.0.0.0/33']", "server.trusted_proxies: is no network"),
     ("server", "public_urls = []", "server.public_urls: is empty"),
     (
@@ -243,6 +243,15 @@ const MEANINGLESS: [(&str, &str, &str); 30] = [
     ("log", "level = 'a=b=c'", "log.level: is no filter for logs"),
     ("route", "host = 'other.example'", "route.host: is no public host"),
     ("route", "sticky = 1", "route.sticky: is a whole number"),
+    ("route", "health = '/up'", "route.health: is a text"),
+    ("route", "health = { interval = '1s' }", "route.health.path: is missing"),
+    ("route", "health = { path = 'up' }", "route.health.path: is no path"),
+    ("route", "health = { path = '/', status = 101 }", "route.health.status: is out of bounds"),
+    (
+        "route",
+        "health = { path = '/', interval = '0s' }",
+        "route.health.interval: is out of bounds",
+    ),
     (
         "route",
         "headers = { Cookie = 'user.sub' }",

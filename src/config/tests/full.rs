@@ -80,6 +80,7 @@ upstream = [
     "unix:/run/app.sock",
 ]
 sticky = true
+health = { path = "/up?deep", host = "app.internal", interval = "5s", timeout = "1s", status = [200, 204], down_after = 4, up_after = 1 }
 access = "api"
 require = { roles = ["admin", "root"], email_verified = true }
 headers = { "X-User-Plan" = "session.plan", "X-Team" = "user.org_id" }
@@ -204,6 +205,16 @@ fn every_key_of_a_route_is_read() {
     assert!(admin.upstream[1].tls.is_none());
     let weights: Vec<_> = admin.upstream.iter().map(|one| one.weight).collect();
     assert_eq!((weights.as_slice(), admin.sticky), ([3, 1, 1].as_slice(), true));
+    let health = HealthCheck {
+        path: "/up?deep".parse().unwrap(),
+        host: Some("app.internal".to_owned()),
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(1),
+        status: Some(vec![200, 204]),
+        down_after: 4,
+        up_after: 1,
+    };
+    assert_eq!(admin.health.as_ref(), Some(&health));
     assert_eq!(admin.access, Access::Api);
     let rule = |claim: &str, any_of: &[&str]| Requirement {
         claim: claim.to_owned(),
@@ -279,7 +290,7 @@ fn what_is_left_out_has_its_default() {
     let route = &routes[0];
     assert_eq!((&route.host, route.access), (&None, Access::Login));
     assert!(route.require.is_empty() && route.headers.is_empty() && !route.access_token);
-    assert!(route.close_on_session_end && !route.sticky);
+    assert!(route.close_on_session_end && !route.sticky && route.health.is_none());
     assert_eq!((&route.session_update, &route.session_header), (&Keys::All, &Keys::All));
 }
 
