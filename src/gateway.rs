@@ -33,6 +33,7 @@ use crate::peer::{ClientCertificate, Peer};
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
 use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
+use crate::upstream::Directory;
 
 /// Answers the requests of one worker.
 pub struct Gateway {
@@ -64,11 +65,11 @@ struct Destination {
 }
 
 impl Gateway {
-    /// For one worker. `parties` and `memory` are shared by all; `tls` is for https upstreams.
+    /// For one worker. `parties`, `memory` and `directory` are shared by all.
     pub fn new(
         parties: Parties,
         memory: Arc<Memory>,
-        tls: &Arc<rustls::ClientConfig>,
+        directory: &Directory,
         metrics: Rc<WorkerMetrics>,
         log: Option<Rc<AccessLog>>,
         outbox: &Arc<Outbox>,
@@ -80,7 +81,13 @@ impl Gateway {
         let owns_cookie = move |name: &[u8]| known.cookie().owns(name) || Login::owns_cookie(name);
         Self {
             routes: Routes::new(&config),
-            forward: Forward::new(&config, tls, Box::new(owns_cookie), sessions.clone(), outbox),
+            forward: Forward::new(
+                &config,
+                directory,
+                Box::new(owns_cookie),
+                sessions.clone(),
+                outbox,
+            ),
             login: Login::new(parties, sessions.clone(), metrics.clone()),
             names: Names::new(&config),
             ids: RequestIds::default(),

@@ -44,3 +44,4 @@ mod tls;
 mod trailers;
 mod update;
 mod upgrade;
+mod upstreams;
