@@ -10,9 +10,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::config::{self, Config};
+use crate::config::diagnostic::Diagnostics;
+use crate::config::{self, Config, Loaded, Read};
 use crate::observe;
-use crate::server::{self, Addresses};
+use crate::server::{self, Addresses, Source};
 
 mod explain;
 
@@ -50,17 +51,19 @@ pub fn parse() -> Command {
 /// Reads the file as serving does, prints what it means, or all that is wrong with it. Status 0
 /// or 1; warnings do not change it.
 pub fn check(path: &Path) -> ExitCode {
-    let Some(config) = load(path) else { return ExitCode::FAILURE };
+    let Some(config) = right(config::read(path).outcome) else { return ExitCode::FAILURE };
     let name = path.display().to_string();
     finish(&explain::explain(&name, &config, &mut io::stdout().lock()))
 }
 
-/// Serves as the file says, until SIGTERM or SIGINT; prints where it listens. Status 1 if it cannot
-/// start.
+/// Serves as the file says, until SIGTERM or SIGINT; prints where it listens. The file is read again
+/// at SIGHUP and when it changes. Status 1 if it cannot start.
 pub fn serve(path: &Path) -> ExitCode {
-    let Some(config) = load(path) else { return ExitCode::FAILURE };
+    let Read { outcome, files } = config::read(path);
+    let Some(config) = right(outcome) else { return ExitCode::FAILURE };
     observe::log::start(&config.log);
-    let served = server::serve(config, |addresses| {
+    let source = Source { path: path.to_owned(), files };
+    let served = server::serve(config, Some(source), |addresses| {
         // Who closed the pipe wants no word.
         let _ = announce(addresses, &mut io::stdout().lock());
     });
@@ -95,9 +98,9 @@ pub fn keygen() -> ExitCode {
     finish(&writeln!(io::stdout(), "{secret}"))
 }
 
-/// Reads the file for a command that needs it; prints warnings, or all that is wrong with it.
-pub fn load(path: &Path) -> Option<Config> {
-    match config::load(path) {
+/// The configuration, for a command that needs it; prints warnings, or all that is wrong with it.
+fn right(outcome: Result<Loaded, Diagnostics>) -> Option<Config> {
+    match outcome {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 let _ = write!(io::stderr(), "{warning}");

@@ -2,6 +2,7 @@
 //! `config/file.rs` is the file as it is written, `config/check.rs` turns the one into the other
 //! and finds every error, `config/diagnostic.rs` shows them. Nobody else reads the file.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
+use rustls::pki_types::CertificateDer;
 use url::Url;
 
 mod address;
@@ -16,6 +18,7 @@ pub mod certificate;
 mod check;
 pub mod diagnostic;
 mod file;
+pub mod files;
 mod parse;
 mod provider;
 mod redis;
@@ -28,6 +31,7 @@ pub mod upstream;
 pub mod value;
 
 use diagnostic::{Diagnostic, Diagnostics};
+use files::SourceFile;
 use upstream::{HealthCheck, Upstream};
 use value::{ClaimPath, Keys, Origin, Secret};
 
@@ -40,14 +44,23 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads the file at `path` with the process's environment: [`load_with`].
-pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
-    load_with(path, &|name| std::env::var(name).ok())
+/// One reading of the file.
+#[derive(Debug)]
+pub struct Read {
+    /// The configuration, or everything that is wrong with the file.
+    pub outcome: Result<Loaded, Diagnostics>,
+    /// The file itself and every file that it names, as they were just before they were read.
+    pub files: Vec<SourceFile>,
 }
 
 /// Reads the file at `path`, at most 1 MiB, and the certificates and secrets it names; these are
-/// looked for from the file's own directory. `environment` is where `{ env = "NAME" }` is looked
-/// up.
+/// looked for from the file's own directory. `{ env = "NAME" }` is looked up in the process's
+/// environment.
+pub fn read(path: &Path) -> Read {
+    read_with(path, &|name| std::env::var(name).ok())
+}
+
+/// The same with an environment of one's own.
 ///
 /// # Errors
 /// Everything that is wrong with the file, not the first only.
@@ -55,12 +68,19 @@ pub fn load_with(
     path: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded, Diagnostics> {
-    let source = file::text(path)?;
+    read_with(path, environment).outcome
+}
+
+fn read_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Read {
+    let files = RefCell::new(vec![SourceFile::look(path)]);
     let directory = path.parent().unwrap_or(Path::new("")).to_owned();
     let name = path.display().to_string();
-    let (config, warnings) =
-        file::Reading::run(&name, &source, directory, environment, check::config)?;
-    Ok(Loaded { config, warnings })
+    let outcome = file::text(path).and_then(|source| {
+        let (config, warnings) =
+            file::Reading::run(&name, &source, directory, environment, &files, check::config)?;
+        Ok(Loaded { config, warnings })
+    });
+    Read { outcome, files: files.into_inner() }
 }
 
 /// All of gateway.toml.
@@ -91,14 +111,28 @@ pub struct Server {
     pub admin: Option<SocketAddr>,
     /// `public_urls`: the origins that users see; at least one.
     pub public_urls: Vec<Origin>,
-    /// `trusted_proxies`: whose `X-Forwarded-For` is kept and added to.
+    /// `trusted_proxies`: whose `X-Forwarded-For` is kept and added to, and whose PROXY headers are
+    /// believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// `proxy_protocol`, default none: which listeners want a PROXY header first.
+    pub proxy_protocol: ProxyProtocol,
     /// `[[server.certificate]]`; at least one. Server names pick; the first is the default.
     pub certificates: Vec<Certificate>,
+    /// `[server.client_certificates]`; absent: clients are not asked for one.
+    pub client_certificates: Option<ClientCertificates>,
     /// `workers`: threads that serve requests; default: one a core.
     pub workers: usize,
     /// `[server.limits]`
     pub limits: Limits,
+}
+
+/// `proxy_protocol`: the listeners that stand behind a load balancer which writes a PROXY header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// `"https"` is in the list.
+    pub https: bool,
+    /// `"http"` is in the list.
+    pub http: bool,
 }
 
 /// `[[server.certificate]]`: PEM files.
@@ -108,6 +142,24 @@ pub struct Certificate {
     pub cert: PathBuf,
     /// `key`: PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,
+}
+
+/// `[server.client_certificates]`: TLS in which the client proves itself, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// `ca`: a PEM file; whose certificates are accepted.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// `mode`, default `optional`.
+    pub mode: ClientCertificatesMode,
+}
+
+/// `mode` of `[server.client_certificates]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificatesMode {
+    /// `optional`: who has none is served, too.
+    Optional,
+    /// `required`: who has none is refused in the handshake.
+    Required,
 }
 
 /// `[server.limits]`: everything a stranger could exhaust.
@@ -136,7 +188,7 @@ pub struct Limits {
 }
 
 /// `[provider]`: the OpenID Provider.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provider {
     /// `issuer`, kept to the letter (the trailing slash counts); https, or http on loopback.
     /// `domain = "TENANT.eu.auth0.com"` is short for `https://TENANT.eu.auth0.com/`.
@@ -158,7 +210,7 @@ pub struct Provider {
 }
 
 /// How the gateway proves itself at the token endpoint (OpenID Connect Core, section 9).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAuthentication {
     /// `client_secret`: `client_secret_basic`, or `client_secret_post` where discovery offers only that.
     Secret(Secret),
@@ -182,7 +234,7 @@ pub struct Session {
 }
 
 /// `[session.redis]`: Redis 7 or Valkey.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
     /// `url`: `redis://host:port/database`, or `rediss:` for TLS; the server's, the sentinels', or
     /// some of the cluster's.
@@ -203,7 +255,7 @@ pub struct Redis {
 }
 
 /// What the addresses of `[session.redis]` are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisServers {
     /// `single`: one server.
     Single,

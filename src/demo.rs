@@ -100,7 +100,7 @@ pub fn run(config: &Path, listen: Option<SocketAddr>) -> Result<(), DemoError> {
     }
     observe::log::start(&setting.config.log);
     let company = Company::start(&setting)?;
-    let served = server::serve(setting.config.clone(), |addresses| {
+    let served = server::serve(setting.config.clone(), None, |addresses| {
         // Who closed the pipe wants no word.
         let _ = banner::print(&setting, addresses, &mut io::stdout().lock());
     });

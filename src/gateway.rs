@@ -11,8 +11,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::access::{Verdict, is_navigation, judge};
@@ -24,9 +26,10 @@ use crate::forward::{Answer, Forward, Later, Way, Whole};
 use crate::login::{Asked, Login, Parties, sessions_unavailable};
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::{RouteLabel, WorkerMetrics};
-use crate::observe::request::{Names, RequestId, RequestIds, Seen};
+use crate::observe::request::{Names, RequestId, RequestIds, Seen, tell_unreadable};
+use crate::outbox::Outbox;
 use crate::page;
-use crate::peer::Peer;
+use crate::peer::{ClientCertificate, Peer};
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
 use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
@@ -58,6 +61,7 @@ struct Destination {
     route: usize,
     origin: usize,
     peer: IpAddr,
+    certificate: Option<Rc<ClientCertificate>>,
 }
 
 impl Gateway {
@@ -68,6 +72,7 @@ impl Gateway {
         directory: &Directory,
         metrics: Rc<WorkerMetrics>,
         log: Option<Rc<AccessLog>>,
+        outbox: &Arc<Outbox>,
     ) -> Self {
         let config = parties.config.clone();
         let sealer = parties.sealer.clone();
@@ -76,7 +81,13 @@ impl Gateway {
         let owns_cookie = move |name: &[u8]| known.cookie().owns(name) || Login::owns_cookie(name);
         Self {
             routes: Routes::new(&config),
-            forward: Forward::new(&config, directory, Box::new(owns_cookie), sessions.clone()),
+            forward: Forward::new(
+                &config,
+                directory,
+                Box::new(owns_cookie),
+                sessions.clone(),
+                outbox,
+            ),
             login: Login::new(parties, sessions.clone(), metrics.clone()),
             names: Names::new(&config),
             ids: RequestIds::default(),
@@ -108,6 +119,11 @@ impl Gateway {
         }
     }
 
+    /// Tells of a request that could not be read; it was answered with this status.
+    pub fn unreadable(&self, status: StatusCode, client: IpAddr) {
+        tell_unreadable(status, client, self.ids.next(), &self.metrics, self.log.as_deref());
+    }
+
     /// The way of a request, up to whoever answers it.
     async fn pass(
         &self,
@@ -119,6 +135,9 @@ impl Gateway {
         let now = Timestamp::now();
         let (head, body) = request.into_parts();
         self.limit(&head)?;
+        if !body.is_end_stream() {
+            refuse_codings(&head)?;
+        }
         let origin_index = self.routes.origin(&head)?;
         let origin = self.routes.origin_at(origin_index).ok_or_else(misdirected)?;
         seen.origin = Some(origin_index);
@@ -157,7 +176,9 @@ impl Gateway {
             Verdict::SignIn => return Err(self.login.login_required()),
             Verdict::Forbid => return Err(forbidden()),
         }
-        let to = Destination { route: index, origin: origin_index, peer: peer.address };
+        let certificate = peer.certificate.clone();
+        let to =
+            Destination { route: index, origin: origin_index, peer: peer.address, certificate };
         Ok(Next::Ask(Request::from_parts(head, body), to))
     }
 
@@ -172,8 +193,9 @@ impl Gateway {
         whole: Whole,
     ) -> Response<Body> {
         let (id, route, sent) = (seen.id, seen.route, Instant::now());
-        let Destination { route: index, origin, peer } = to;
-        let way = Way { route: index, origin, peer, request_id: id.as_str() };
+        let Destination { route: index, origin, peer, certificate } = to;
+        let certificate = certificate.as_deref();
+        let way = Way { route: index, origin, peer, request_id: id.as_str(), certificate };
         let answer = self.forward.send(request, way, visit.opened(), &whole).await;
         seen.upstream = Some(sent.elapsed());
         let outcome = match answer {
@@ -263,6 +285,23 @@ impl Gateway {
             "too_many_headers",
             "The request has too many header fields.",
         ))
+    }
+}
+
+/// RFC 9112, section 6.1: 501 for a coding that nobody here undoes. What the HTTP library takes for
+/// chunks may be in another coding as well, which the app would never hear of.
+fn refuse_codings(head: &Parts) -> Result<(), Failure> {
+    let mut lines = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked =
+        |line: &HeaderValue| line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    match (lines.next(), lines.next()) {
+        (None, _) => Ok(()),
+        (Some(line), None) if chunked(line) => Ok(()),
+        _ => Err(Failure::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "unknown_coding",
+            "The request is in a transfer coding that is not known here.",
+        )),
     }
 }
 

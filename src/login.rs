@@ -48,7 +48,7 @@ mod return_to;
 mod token_endpoint;
 
 pub use client_authentication::KeyError;
-pub use provider::Provider;
+pub use provider::{Provider, ProviderError};
 pub use refresh::Refreshes;
 
 /// An endpoint under `auth.prefix`.

@@ -2,7 +2,7 @@
 //! accepts. It shows the public sentence and the request's id, never a cause and never input.
 
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -35,6 +35,10 @@ pub fn render(
     );
     if failure.status == StatusCode::METHOD_NOT_ALLOWED {
         set(ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    }
+    // RFC 9110, section 15.5.14: nobody waits for what is left of such a request.
+    if matches!(failure.status.as_u16(), 408 | 413 | 501) {
+        set(CONNECTION, "close");
     }
     if let Some(wait) = failure.retry_after {
         fields.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));

@@ -2,6 +2,7 @@
 //! on it. It knows no headers.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 /// Who is connected, and to whom they think they are.
 pub struct Peer {
@@ -11,6 +12,17 @@ pub struct Peer {
     pub server_name: Option<String>,
     /// Whether a name is served with the certificate of this connection.
     pub same_certificate: Box<dyn Fn(&str) -> bool>,
+    /// The client's own certificate, verified.
+    pub certificate: Option<Rc<ClientCertificate>>,
+}
+
+/// What is told of a client's certificate.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Whose it is, as RFC 4514 writes it; visible ASCII and spaces alone.
+    pub subject: Option<String>,
+    /// The SHA-256 of its DER form, in 64 hexadecimal digits.
+    pub fingerprint: String,
 }
 
 impl Peer {

@@ -7,7 +7,7 @@
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 
 use crate::config::value::Origin;
 use crate::config::{Access, Config};
@@ -107,7 +107,7 @@ impl Routes {
         let mut fields = request.headers.get_all(HOST).iter();
         let name = match (request.uri.authority(), fields.next(), fields.next()) {
             (None, Some(field), None) => field.as_bytes(),
-            (Some(target), None, _) => target.as_str().as_bytes(),
+            (Some(target), None, _) if needs_no_host(request) => target.as_str().as_bytes(),
             _ => return None,
         };
         self.origins.iter().position(|guarded| guarded.authority.as_bytes() == name)
@@ -188,6 +188,7 @@ fn authority(request: &Parts) -> Result<Authority, Failure> {
     };
     let authority = match (request.uri.authority(), field) {
         (Some(target), Some(field)) if *target != field => return Err(bad_host()),
+        (Some(_), None) if !needs_no_host(request) => return Err(bad_host()),
         (Some(target), _) => target.clone(),
         (None, Some(field)) => field,
         (None, None) => return Err(bad_host()),
@@ -199,6 +200,11 @@ fn authority(request: &Parts) -> Result<Authority, Failure> {
         return Err(bad_host());
     }
     Ok(authority)
+}
+
+/// RFC 9112, section 3.2: an HTTP/1.1 request has a `Host`, whatever its target says.
+fn needs_no_host(request: &Parts) -> bool {
+    request.version != Version::HTTP_11
 }
 
 fn bad_host() -> Failure {

@@ -1,17 +1,23 @@
 //! Sockets, threads and signals: everything around the gateway that is not a request. One thread a
 //! worker, each with a runtime, a listener and upstream connections of its own; what they share is
 //! behind an `Arc`. This thread keeps the rest: the redirect, the admin listener, the provider's
-//! discovery, certificates, signals.
+//! discovery, the file, signals.
 //!
 //! | file | question |
 //! |---|---|
 //! | `listen` | which sockets are there? |
 //! | `accept` | when is a connection taken? |
 //! | `worker` | what does a thread own? |
+//! | `generation` | what is replaced when the file is read again? |
+//! | `reload` | when is it read again, and what if it is wrong? |
+//! | `permits` | how many connections may there be? |
 //! | `connection` | TLS, HTTP, and when does a connection end? |
+//! | `heads` | which bytes does the HTTP/1.1 parser never get? |
 //! | `watch` | what does a connection do, or not do? |
 //! | `tls` | which certificate, which protocol? |
+//! | `client_certificate` | whose certificate does the client have? |
 //! | `coalesce` | how does HTTP/2 write less often? |
+//! | `proxy_protocol` | for whom does a load balancer speak? |
 //! | `plain` | the listeners without TLS: redirect, admin |
 
 use std::io;
@@ -22,33 +28,40 @@ use std::thread::JoinHandle;
 use thiserror::Error;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, channel};
-use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::Config;
 use crate::config::certificate::CertificateError;
-use crate::login::{KeyError, Parties, Provider, Refreshes};
+use crate::login::KeyError;
 use crate::observe::access::Writer;
 use crate::observe::admin::Readiness;
 use crate::observe::metrics::{Metrics, UpstreamNumbers};
 use crate::observe::request::route_name;
+use crate::session::Memory;
 use crate::session::memory::Bounds;
-use crate::session::redis_store::{self, Health};
-use crate::session::{Memory, Sealer};
 use crate::upstream::Directory;
 
 mod accept;
+mod client_certificate;
 mod coalesce;
 mod connection;
+mod generation;
+mod heads;
 mod listen;
+mod permits;
 mod plain;
+mod proxy_protocol;
+mod reload;
 mod tls;
 mod watch;
 mod worker;
 
+use generation::Generation;
 use listen::Listeners;
-use tls::Certificates;
-use worker::{Shared, Worker};
+use reload::InForce;
+pub use reload::Source;
+use worker::{Handed, Shared, Worker};
 
 /// Where the gateway listens: the addresses as bound, port 0 replaced by the one it became.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,12 +102,17 @@ pub enum StartError {
 }
 
 /// Serves until SIGTERM or SIGINT, then lets the requests under way finish, for
-/// `server.limits.drain_time` at most. `listening` is called once every socket is open.
+/// `server.limits.drain_time` at most. `listening` is called once every socket is open. `source`, if
+/// there is one, is read again at SIGHUP and when it changes.
 ///
 /// # Errors
 /// Only before anything is served.
-pub fn serve(config: Config, listening: impl FnOnce(&Addresses)) -> Result<(), StartError> {
-    runtime()?.block_on(run(Arc::new(config), listening))
+pub fn serve(
+    config: Config,
+    source: Option<Source>,
+    listening: impl FnOnce(&Addresses),
+) -> Result<(), StartError> {
+    runtime()?.block_on(run(config, source, listening))
 }
 
 /// Turns of tasks before sockets are looked at again. tokio's 61 are those of a dozen requests: with
@@ -109,63 +127,44 @@ fn runtime() -> io::Result<LocalRuntime> {
         .build_local(LocalOptions::default())
 }
 
-async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<(), StartError> {
-    let certificates = Certificates::read(&config.server.certificates)?;
-    let client_tls = tls::roots()?;
-    let provider = Arc::new(Provider::new(&config.provider, &client_tls)?);
+async fn run(
+    config: Config,
+    source: Option<Source>,
+    listening: impl FnOnce(&Addresses),
+) -> Result<(), StartError> {
     let memory = Arc::new(Memory::new(Bounds::default()));
-    let directory = Directory::new(&config.routes, &config.server.limits, &client_tls)?;
-    let directory = Arc::new(directory);
-    let metrics = Metrics::new(
-        config.routes.iter().map(route_name).collect(),
-        memory.clone(),
-        upstream_numbers(&directory),
-    );
+    let metrics = Metrics::new(config.routes.iter().map(route_name).collect(), memory.clone());
     let mut signals = Signals::new()?;
-    let Listeners { https, http, admin, addresses } = Listeners::open(&config.server)?;
-    let log = Writer::start(&config.log);
+    let first = Generation::first(config)?;
+    let Listeners { https, http, admin, addresses } = Listeners::open(&first.config().server)?;
+    let log = Writer::start();
+    let mut in_force = InForce::new(source, first, metrics.clone(), memory.clone());
     let shared = Arc::new(Shared {
-        parties: Parties {
-            sealer: Arc::new(Sealer::new(&config.session.secrets)),
-            provider: provider.clone(),
-            refreshes: Arc::new(Refreshes::default()),
-            config: config.clone(),
-        },
-        memory: memory.clone(),
+        memory,
         metrics: metrics.clone(),
-        server_tls: tls::settings(certificates.clone())?,
-        directory: directory.clone(),
-        certificates: certificates.clone(),
-        permits: Arc::new(Semaphore::new(config.server.limits.connections)),
+        permits: in_force.permits.semaphore(),
         log: log.as_ref().map(Writer::sender),
     });
+    let handed = in_force.handed();
+    metrics.ask_upstreams(move || upstream_numbers(&handed.borrow().generation.directory));
     let (stop, stopped) = channel(false);
-    let workers = Workers::start(https, &shared, &stopped)?;
+    let workers = Workers::start(https, &shared, &in_force.handed(), &stopped)?;
     drop(shared);
 
     if let Some(listener) = http {
-        plain::redirect(listener, &config);
+        plain::redirect(listener, in_force.redirect_permits.semaphore(), in_force.handed());
     }
-    let sessions = config.session.redis.clone().map(|redis| {
-        let health = Arc::new(Health::default());
-        tokio::task::spawn_local(redis_store::follow(redis, memory, health.clone()));
-        health
-    });
     if let Some(listener) = admin {
-        let provider = provider.clone();
+        let (handed, sessions) = (in_force.handed(), in_force.health.clone());
         let ready = move || Readiness {
-            provider: provider.is_ready(),
+            provider: handed.borrow().generation.parties.provider.is_ready(),
             sessions: sessions.as_ref().is_none_or(|health| health.is_good()),
         };
         plain::admin(listener, metrics, ready);
     }
-    tokio::task::spawn_local(async move { provider.stay_discovered().await });
-    directory.watch();
-    let watched = certificates.clone();
-    tokio::task::spawn_local(async move { watched.watch().await });
     listening(&addresses);
 
-    signals.wait_for_end(|| certificates.reread()).await;
+    signals.wait_for_end(&mut in_force).await;
     tracing::info!("stopping: requests under way may finish");
     // The workers hold receivers as long as they live.
     let _ = stop.send(true);
@@ -177,21 +176,14 @@ async fn run(config: Arc<Config>, listening: impl FnOnce(&Addresses)) -> Result<
 }
 
 /// What the upstreams' directory tells the numbers.
-fn upstream_numbers(
-    directory: &Arc<Directory>,
-) -> impl Fn() -> Vec<UpstreamNumbers> + Send + Sync + 'static {
-    let directory = directory.clone();
-    move || {
-        let numbers = directory.numbers();
-        numbers
-            .map(|one| UpstreamNumbers {
-                upstream: one.upstream,
-                is_in: one.is_in,
-                ejections: one.ejections,
-                checks: one.checks,
-            })
-            .collect()
-    }
+fn upstream_numbers(directory: &Directory) -> Vec<UpstreamNumbers> {
+    let numbers = directory.numbers().map(|one| UpstreamNumbers {
+        upstream: one.upstream,
+        is_in: one.is_in,
+        ejections: one.ejections,
+        checks: one.checks,
+    });
+    numbers.collect()
 }
 
 /// The workers' threads.
@@ -204,12 +196,14 @@ impl Workers {
     fn start(
         listeners: Vec<std::net::TcpListener>,
         shared: &Arc<Shared>,
+        handed: &Receiver<Handed>,
         stopped: &Receiver<bool>,
     ) -> io::Result<Self> {
         let (end, ends) = mpsc::channel(1);
         let mut threads = Vec::with_capacity(listeners.len());
         for (number, listener) in listeners.into_iter().enumerate() {
-            let worker = Worker { listener, shared: shared.clone(), stopped: stopped.clone() };
+            let (handed, stopped) = (handed.clone(), stopped.clone());
+            let worker = Worker { listener, shared: shared.clone(), handed, stopped };
             let end = end.clone();
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
             threads.push(thread.spawn(move || {
@@ -249,13 +243,22 @@ impl Signals {
         })
     }
 
-    /// Calls `reread` at each SIGHUP; ends at SIGTERM or SIGINT.
-    async fn wait_for_end(&mut self, reread: impl Fn()) {
+    /// Reads the file again at each SIGHUP and when it has changed; ends at SIGTERM or SIGINT,
+    /// whatever is being read.
+    async fn wait_for_end(&mut self, in_force: &mut InForce) {
+        let Self { terminate, interrupt, hang_up } = self;
         loop {
+            let again = async {
+                tokio::select! {
+                    _ = hang_up.recv() => {}
+                    () = in_force.changed() => {}
+                }
+                in_force.reload().await;
+            };
             tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => reread(),
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                () = again => {}
             }
         }
     }

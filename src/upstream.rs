@@ -11,7 +11,7 @@
 //! | `channel` | in which protocol? |
 //! | `http2` | how are many requests sent over one connection? |
 //! | `pool` | which connection is used again, and when is it free? |
-//! | `upload` | how far has the request's body come? |
+//! | `http1` | what is said over one? |
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use crate::body::Body;
 use crate::config::value::UpstreamUrl;
+use crate::outbox::Outbox;
 use http::{Request, Response};
 use thiserror::Error;
 
@@ -29,15 +30,16 @@ mod condition;
 pub mod connect;
 mod directory;
 mod health;
+mod http1;
 mod http2;
 mod pool;
-mod upload;
 
 use balance::{Balance, Except, Member, UnderWay, spread};
 use channel::Channel;
 use condition::{Condition, Fault};
 pub use directory::{Directory, Numbers};
 use directory::{Entry, Known};
+pub use http1::{ExchangeError, Switched};
 pub use http2::Http2Error;
 use pool::NoResponse;
 
@@ -63,13 +65,7 @@ pub enum UpstreamError {
         upstream: UpstreamUrl,
         /// What went wrong.
         #[source]
-        source: hyper::Error,
-    },
-    /// A response whose length can be read in two ways.
-    #[error("{upstream} sent a response whose length is not certain")]
-    Ambiguous {
-        /// As configured.
-        upstream: UpstreamUrl,
+        source: ExchangeError,
     },
     /// The same over HTTP/2.
     #[error("the exchange with {upstream} broke off")]
@@ -118,9 +114,9 @@ struct Place {
 
 impl Upstreams {
     /// For one worker. Routes that name the same upstream share its connections.
-    pub fn new(directory: &Directory) -> Self {
+    pub fn new(directory: &Directory, outbox: &Arc<Outbox>) -> Self {
         let place = |known: &Known| Place {
-            channel: Channel::new(known, &directory.limits),
+            channel: Channel::new(known, &directory.limits, outbox),
             condition: known.condition.clone(),
             under_way: Rc::default(),
             spread: spread(&known.upstream.url.to_string()),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::config::value::Keys;
-use crate::config::{Access, Config, Requirement, Route};
+use crate::config::{Access, ClientCertificatesMode, Config, Requirement, Route};
 
 /// Prints it.
 pub(super) fn explain(name: &str, config: &Config, out: &mut impl Write) -> io::Result<()> {
@@ -17,6 +17,16 @@ pub(super) fn explain(name: &str, config: &Config, out: &mut impl Write) -> io::
     }
     if let Some(admin) = server.admin {
         writeln!(out, "admin   {admin}")?;
+    }
+    let wanted = [("https", server.proxy_protocol.https), ("http", server.proxy_protocol.http)];
+    let wanted = list(wanted.into_iter().filter_map(|(name, wanted)| wanted.then_some(name)));
+    if !wanted.is_empty() {
+        let trusted = list(&server.trusted_proxies);
+        writeln!(out, "proxies {trusted} begin with a PROXY header on {wanted}")?;
+    }
+    if let Some(clients) = &server.client_certificates {
+        let (who, count) = (clients_who(clients.mode), clients.authorities.len());
+        writeln!(out, "clients {who}, signed by one of {count} in server.client_certificates.ca")?;
     }
     writeln!(out, "login   {} at {} as {}", auth.prefix, provider.issuer, provider.client_id)?;
     let idle = match session.inactivity {
@@ -31,6 +41,13 @@ pub(super) fn explain(name: &str, config: &Config, out: &mut impl Write) -> io::
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(config.routes.iter().map(row));
     table(&rows, out)
+}
+
+fn clients_who(mode: ClientCertificatesMode) -> &'static str {
+    match mode {
+        ClientCertificatesMode::Optional => "may show a certificate",
+        ClientCertificatesMode::Required => "have to show a certificate",
+    }
 }
 
 fn row(route: &Route) -> [String; 8] {
@@ -156,6 +173,9 @@ server.http = "127.0.0.1:1080"
 server.admin = "[::1]:1090"
 server.public_urls = ["https://app.example", "https://app.example:8443"]
 server.certificate = [{ cert = "c.pem", key = "c.key" }]
+server.trusted_proxies = ["10.0.0.0/8"]
+server.proxy_protocol = ["https"]
+server.client_certificates = { ca = "c.pem", mode = "required" }
 provider = { domain = "t.example", client_id = "me", client_secret = { env = "X" } }
 session = { secrets = [{ env = "X" }], absolute = "30d", inactivity = "12h" }
 
@@ -184,6 +204,8 @@ gateway.toml is right.
 https   127.0.0.1:1443, as https://app.example, https://app.example:8443
 http    127.0.0.1:1080, redirects to https
 admin   [::1]:1090
+proxies 10.0.0.0/8 begin with a PROXY header on https
+clients have to show a certificate, signed by one of 1 in server.client_certificates.ca
 login   /auth at https://t.example/ as me
 session 30d from login, or 12h without a request; cookie __Host-session
 

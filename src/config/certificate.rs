@@ -62,14 +62,7 @@ impl CertificateError {
 /// Reads a chain and its key, and checks that they belong together.
 pub fn load(certificate: &Certificate) -> Result<CertifiedKey, CertificateError> {
     let Certificate { cert, key } = certificate;
-    let chain = CertificateDer::pem_slice_iter(&read(cert)?)
-        .collect::<Result<Vec<_>, _>>()
-        .and_then(|chain| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
-        .map_err(|source| CertificateError::Pem {
-            path: cert.clone(),
-            wanted: "certificate",
-            source,
-        })?;
+    let chain = certificates(cert)?;
     let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|source| {
         CertificateError::Pem { path: key.clone(), wanted: "private key", source }
     })?;
@@ -79,6 +72,18 @@ pub fn load(certificate: &Certificate) -> Result<CertifiedKey, CertificateError>
         key: key.clone(),
         source,
     })
+}
+
+/// Every certificate in a file; at least one.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(|found| if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) })
+        .map_err(|source| CertificateError::Pem {
+            path: path.to_owned(),
+            wanted: "certificate",
+            source,
+        })
 }
 
 /// Whether a browser would take the certificate for `host` (RFC 6125), as [`super::value::Origin`]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::diagnostic::{self, Diagnostic, Diagnostics, Fault, Severity};
+use super::files::SourceFile;
 use super::parse::{self, Wrong};
 use super::table::Table;
 
@@ -50,6 +51,7 @@ pub(super) struct Reading<'f> {
     pub(super) directory: PathBuf,
     /// Where `{ env = "…" }` is looked up.
     pub(super) environment: &'f dyn Fn(&str) -> Option<String>,
+    files: &'f RefCell<Vec<SourceFile>>,
     faults: RefCell<Vec<Fault>>,
     masked: RefCell<Vec<Range<usize>>>,
     known: RefCell<Known>,
@@ -67,17 +69,19 @@ struct Unknown {
 
 impl<'f> Reading<'f> {
     /// Reads `source` with `root`. The value is there only if nothing is wrong; warnings stand
-    /// beside it.
+    /// beside it. What it names is added to `files`.
     pub(super) fn run<T>(
         name: &str,
         source: &str,
         directory: PathBuf,
         environment: &'f dyn Fn(&str) -> Option<String>,
+        files: &'f RefCell<Vec<SourceFile>>,
         root: impl FnOnce(&mut Table<'_>) -> Option<T>,
     ) -> Result<(T, Vec<Diagnostic>), Diagnostics> {
         let reading = Reading {
             directory,
             environment,
+            files,
             faults: RefCell::default(),
             masked: RefCell::default(),
             known: RefCell::default(),
@@ -102,6 +106,11 @@ impl<'f> Reading<'f> {
             Some(value) if !failed => Ok((value, found.list)),
             _ => Err(found),
         }
+    }
+
+    /// Remembers that a file is about to be read.
+    pub(super) fn name_file(&self, path: &Path) {
+        self.files.borrow_mut().push(SourceFile::look(path));
     }
 
     /// Remembers a fault at `span`.

@@ -158,7 +158,8 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, Wrong> {
         })?;
     let owned = OWNED.contains(&name.as_str())
         || name.as_str().starts_with("x-session")
-        || name.as_str().starts_with("x-forwarded-");
+        || name.as_str().starts_with("x-forwarded-")
+        || name.as_str().starts_with("x-client-cert-");
     if owned {
         return Err(Wrong::new(
             "is a header that a route cannot set",
@@ -286,6 +287,7 @@ mod tests {
             "Content_Length",
             "Authorization",
             "X-Session",
+            "X-Client-Cert-Subject",
             "x_session_update",
             "X.Session.Omitted",
             "X-Forwarded-User",

@@ -1,18 +1,22 @@
-//! `[server]`, `[[server.certificate]]` and `[server.limits]`: from the file to [`Server`].
+//! `[server]` and the tables in it: from the file to [`Server`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 
 use ipnet::IpNet;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
 use super::address::origin;
-use super::certificate::{is_good_for, load};
+use super::certificate::{certificates, is_good_for, load};
 use super::parse::Wrong;
 use super::routes::Surroundings;
 use super::table::{Item, Table, file_path};
 use super::value::Origin;
-use super::{Certificate, Limits, Server};
+use super::{
+    Certificate, ClientCertificates, ClientCertificatesMode, Limits, ProxyProtocol, Server,
+};
 
 /// The table.
 pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Server> {
@@ -21,14 +25,20 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
     let admin = t.optional("admin", address);
     let public_urls = t.key("public_urls", "['https://localhost:8443']", public_urls);
     let trusted_proxies = t.key("trusted_proxies", "[]", |i| i.list(network));
+    let proxy_protocol = t.key("proxy_protocol", "[]", proxy_protocol);
     let certificates =
         t.required("certificate", "write [[server.certificate]], with cert and key", |i| {
             i.tables(certificate)
         });
+    let asks_clients = t.has("client_certificates");
+    let client_certificates = t.optional("client_certificates", |i| i.table(client_certificates));
     let workers = t.optional("workers", |i| i.number(1, 1024));
     let limits = t.key("limits", "{}", |i| i.table(limits));
 
     distinct_listeners(t, https, http, admin);
+    if let (Some(proxy_protocol), Some(trusted)) = (proxy_protocol, &trusted_proxies) {
+        somebody_may_send_it(t, proxy_protocol, trusted);
+    }
     if let (Some(urls), Some(certificates)) = (&public_urls, &certificates) {
         certified_hosts(t, urls, certificates);
     }
@@ -39,7 +49,9 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
         admin,
         public_urls: public_urls?,
         trusted_proxies: trusted_proxies?,
+        proxy_protocol: proxy_protocol?,
         certificates: certificates?.into_iter().map(|(certificate, _)| certificate).collect(),
+        client_certificates: if asks_clients { Some(client_certificates?) } else { None },
         workers: workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)),
         limits: limits?,
     })
@@ -83,6 +95,55 @@ fn certificate(t: &mut Table<'_>) -> Option<(Certificate, CertifiedKey)> {
                 key,
                 Wrong::new(error.to_string(), "name a chain in PEM, leaf first, and its key"),
             )
+        }
+    }
+}
+
+fn proxy_protocol(item: &Item<'_>) -> Option<ProxyProtocol> {
+    let listeners = item.list(|item| item.choice(&[("https", "https"), ("http", "http")]))?;
+    let named = |name| listeners.contains(&name);
+    Some(ProxyProtocol { https: named("https"), http: named("http") })
+}
+
+/// A listener that wants a header which nobody may send answers nobody.
+fn somebody_may_send_it(t: &Table<'_>, wanted: ProxyProtocol, trusted: &[IpNet]) {
+    if (wanted.https || wanted.http) && trusted.is_empty() {
+        let message = "wants a header that nobody may send: trusted_proxies is empty";
+        let remedy = r#"write the load balancers' addresses: trusted_proxies = ["10.0.0.0/8"]"#;
+        t.wrong::<()>("proxy_protocol", Wrong::new(message, remedy));
+    }
+    if wanted.http && !t.has("http") {
+        let remedy = r#"leave "http" out, or write http = "0.0.0.0:8080""#;
+        t.wrong::<()>("proxy_protocol", Wrong::new("names a listener that is not there", remedy));
+    }
+}
+
+fn client_certificates(t: &mut Table<'_>) -> Option<ClientCertificates> {
+    let authorities = t.required("ca", r#"write ca = "clients-ca.pem""#, authorities);
+    let mode = t.key("mode", "'optional'", |i| {
+        i.choice(&[
+            ("optional", ClientCertificatesMode::Optional),
+            ("required", ClientCertificatesMode::Required),
+        ])
+    });
+    Some(ClientCertificates { authorities: authorities?, mode: mode? })
+}
+
+/// Certificates that can sign those of clients.
+fn authorities(item: &Item<'_>) -> Option<Vec<CertificateDer<'static>>> {
+    let path = file_path(item)?;
+    let wrong = |message: String| {
+        item.wrong(Wrong::new(message, "name a file with the authority's certificate in PEM"))
+    };
+    match certificates(&path) {
+        Err(error) => wrong(error.to_string()),
+        Ok(found) => {
+            let mut roots = RootCertStore::empty();
+            if found.iter().all(|certificate| roots.add(certificate.clone()).is_ok()) {
+                Some(found)
+            } else {
+                wrong(format!("{} holds what is no certificate", path.display()))
+            }
         }
     }
 }

@@ -350,7 +350,9 @@ pub(super) fn flag(item: &Item<'_>) -> Option<bool> {
     item.as_flag().or_else(|| item.other_than("true or false"))
 }
 
-/// The path of a file, from the configuration's own directory.
+/// The path of a file that is to be read, from the configuration's own directory.
 pub(super) fn file_path(item: &Item<'_>) -> Option<PathBuf> {
-    filled(item).map(|path| item.reading.directory.join(path))
+    let path = item.reading.directory.join(filled(item)?);
+    item.reading.name_file(&path);
+    Some(path)
 }

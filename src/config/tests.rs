@@ -54,7 +54,8 @@ impl Site {
             config
         };
         let directory = self.0.path().to_owned();
-        let read = Reading::run("gateway.toml", source, directory, &environment, root);
+        let files = RefCell::default();
+        let read = Reading::run("gateway.toml", source, directory, &environment, &files, root);
         (read.map(|(config, warnings)| Loaded { config, warnings }), known)
     }
 

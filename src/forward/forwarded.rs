@@ -1,5 +1,5 @@
-//! What an app is told of the connection: `X-Forwarded-*`, `Forwarded` (RFC 7239), the request's id
-//! and its trace. What a client says of itself is believed only if it is a trusted proxy.
+//! What an app is told of the connection: `X-Forwarded-*`, `Forwarded` (RFC 7239), the client's
+//! certificate, the request's id and its trace. What a client says of itself is believed only if it is a trusted proxy.
 
 use std::net::IpAddr;
 
@@ -12,6 +12,7 @@ use super::headers::list;
 use crate::config::Server;
 use crate::config::value::Origin;
 use crate::digits;
+use crate::peer::ClientCertificate;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -20,6 +21,8 @@ const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
+const CERT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fingerprint");
 
 /// Trusted proxies, and the public origins as header values.
 pub(super) struct Forwarded {
@@ -83,7 +86,7 @@ impl Forwarded {
 
     /// Says who asked for which origin.
     pub(super) fn write(&self, fields: &mut HeaderMap, way: Way<'_>, believed: Believed) {
-        let Way { peer, origin, request_id, .. } = way;
+        let Way { peer, origin, request_id, certificate, .. } = way;
         let mut address = String::with_capacity(40);
         digits::address(&mut address, peer);
         if let Some(origin) = self.origins.get(origin) {
@@ -99,6 +102,15 @@ impl Forwarded {
         append(fields, &FOR, &believed.forwarded_for, address);
         if let Ok(id) = HeaderValue::from_str(request_id) {
             fields.insert(REQUEST_ID, id);
+        }
+        if let Some(ClientCertificate { subject, fingerprint }) = certificate {
+            let subject = subject.as_ref().map(|subject| (CERT_SUBJECT, subject));
+            for (name, text) in subject.into_iter().chain([(CERT_FINGERPRINT, fingerprint)]) {
+                // Visible ASCII and spaces: it is one.
+                if let Ok(value) = HeaderValue::from_str(text) {
+                    fields.insert(name, value);
+                }
+            }
         }
         if let Some(trace) = believed.trace {
             fields.insert(TRACEPARENT, trace);
@@ -175,7 +187,11 @@ mod tests {
         let peer = peer.parse().unwrap();
         let believed = forwarded.believed(peer, &said());
         let mut fields = HeaderMap::new();
-        forwarded.write(&mut fields, Way { route: 0, origin: 0, peer, request_id: ID }, believed);
+        forwarded.write(
+            &mut fields,
+            Way { route: 0, origin: 0, peer, request_id: ID, certificate: None },
+            believed,
+        );
         fields
     }
 

@@ -30,7 +30,7 @@ const HOP: [HeaderName; 9] = [
 ];
 
 /// Folded names that begin so are the gateway's. `X-Session-Update` and `X-Session` are among them.
-const PREFIXES: [&[u8]; 2] = [b"x-forwarded-", b"x-session"];
+const PREFIXES: [&[u8]; 3] = [b"x-client-cert-", b"x-forwarded-", b"x-session"];
 /// Folded names that are the gateway's, or that legacy apps believe as if they were. `Proxy` is
 /// what CGI programs read as `HTTP_PROXY` (CVE-2016-5385).
 const NAMES: [&[u8]; 8] = [
@@ -202,6 +202,8 @@ mod tests {
             "x-forwarded_for",
             "X-Session",
             "x_session_update",
+            "X_Client.Cert-subject",
+            "x-client-cert-fingerprint",
             "x.session",
             "X-SESSION-OMITTED",
             "forwarded",
@@ -294,6 +296,7 @@ mod tests {
         fn no_name_that_folds_to_a_reserved_one_survives(
             base in prop::sample::select(vec![
                 "x-forwarded-user", "x-forwarded-anything", "x-session", "x-session-update",
+                "x-client-cert-subject",
                 "forwarded", "x-request-id", "x-user-plan", "remote_user", "x-original-url",
             ]),
             marks in prop::collection::vec(prop::sample::select(b"-_.!~^|#$%&'*+`".to_vec()), 32),

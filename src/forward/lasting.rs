@@ -7,8 +7,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use http::StatusCode;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
+
+use crate::error::Failure;
 
 /// The most exchanges of one worker that go on without a client.
 // SECURITY: a client that asks and goes away again and again (HTTP/2 rapid reset, CVE-2023-44487)
@@ -17,7 +20,38 @@ const MOST: usize = 1000;
 
 /// Whether a request's body has been received whole.
 #[derive(Clone, Default)]
-pub struct Whole(Option<Rc<Cell<bool>>>);
+pub struct Whole(Option<Rc<Cell<Coming>>>);
+
+/// How far a body has come.
+#[derive(Clone, Copy, Default)]
+enum Coming {
+    #[default]
+    Yes,
+    Whole,
+    Broken(Broken),
+}
+
+/// Why a request's body ends before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Broken {
+    /// It is not framed as its head says, or the client has gone.
+    #[error("the request's body is broken")]
+    Off,
+}
+
+impl Broken {
+    /// What its client gets, if it is still there.
+    pub(super) fn failure(self) -> Failure {
+        let failure = match self {
+            Self::Off => Failure::new(
+                StatusCode::BAD_REQUEST,
+                "bad_body",
+                "The body of the request ended before it was complete.",
+            ),
+        };
+        failure.because(self)
+    }
+}
 
 impl Whole {
     /// Of a body that nobody has read yet.
@@ -27,13 +61,28 @@ impl Whole {
 
     /// Its end has come.
     pub(super) fn set(&self) {
-        if let Some(whole) = &self.0 {
-            whole.set(true);
+        if let Some(coming) = &self.0 {
+            coming.set(Coming::Whole);
+        }
+    }
+
+    /// It will never come whole.
+    pub(super) fn break_off(&self, why: Broken) {
+        if let Some(coming) = &self.0 {
+            coming.set(Coming::Broken(why));
+        }
+    }
+
+    /// Why it will not.
+    pub(super) fn broken(&self) -> Option<Broken> {
+        match self.0.as_ref()?.get() {
+            Coming::Broken(why) => Some(why),
+            Coming::Yes | Coming::Whole => None,
         }
     }
 
     fn get(&self) -> bool {
-        self.0.as_ref().is_none_or(|whole| whole.get())
+        self.0.as_ref().is_none_or(|coming| matches!(coming.get(), Coming::Whole))
     }
 }
 

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::Whole;
 use super::headers::Reserved;
+use super::lasting::Broken;
 use crate::body::{Body, BodyError};
 
 /// A request's body; `whole` is told of its end. SECURITY: a client's trailers must not say what
@@ -48,7 +49,7 @@ impl http_body::Body for Passing {
                     whole.set();
                 }
             }
-            Some(Err(_)) => {}
+            Some(Err(_)) => whole.break_off(Broken::Off),
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }

@@ -65,8 +65,8 @@ impl Scene {
         let memory = Arc::new(Memory::new(Bounds::default()));
         let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
         let directory =
-            Directory::new(&config.routes, &config.server.limits, &Arc::new(tls)).unwrap();
-        let forward = Forward::new(&Arc::new(config), &directory, own, sessions);
+            Directory::new(&config.routes, &config.server.limits, &Arc::new(tls), None).unwrap();
+        let forward = Forward::new(&Arc::new(config), &directory, own, sessions, &Arc::default());
         let opened = Some(Rc::new(Opened::new(Arc::new(session()))));
         Self { forward: Rc::new(forward), opened, sent, update: Rc::default() }
     }
@@ -81,7 +81,7 @@ impl Scene {
             async move {
                 let peer = [192, 0, 2, 1].into();
                 let request_id = "0123456789abcdef0123456789abcdef";
-                let way = Way { route: 0, origin: 0, peer, request_id };
+                let way = Way { route: 0, origin: 0, peer, request_id, certificate: None };
                 let whole = Whole::of(request.body());
                 match forward.send(request, way, opened.as_ref(), &whole).await {
                     Ok(answer) => {

@@ -127,6 +127,24 @@ impl Provider {
         })
     }
 
+    /// The provider by other settings. What was discovered stays known if the issuer is the same.
+    pub fn with(
+        &self,
+        config: &config::Provider,
+        roots: &rustls::ClientConfig,
+    ) -> Result<Self, KeyError> {
+        let other = Self::new(config, roots)?;
+        if self.config.issuer == config.issuer {
+            other.discovered.store(self.discovered.load_full());
+        }
+        Ok(other)
+    }
+
+    /// Discovers the provider, unless that was done.
+    pub async fn reach(&self) -> Result<(), ProviderError> {
+        if self.is_ready() { Ok(()) } else { self.discover().await }
+    }
+
     /// Whether logins are possible: the provider was reached once, and its keys are known.
     pub fn is_ready(&self) -> bool {
         self.discovered.load().is_some()

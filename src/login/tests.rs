@@ -63,7 +63,7 @@ impl Scene {
         change(&mut config);
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
         let memory = Arc::new(Memory::new(Bounds::default()));
-        let metrics = Rc::new(Metrics::new(vec![], memory.clone(), Vec::new).worker());
+        let metrics = Rc::new(Metrics::new(vec![], memory.clone()).worker());
         let sessions = Rc::new(Sessions::new(&config.session, sealer.clone(), memory));
         let origin = config.server.public_urls[0].clone();
         let parties = Parties {

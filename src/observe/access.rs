@@ -2,7 +2,7 @@
 //! thread of its own writes, so that a slow reader of the log never holds a request up. Lines that
 //! it cannot keep up with are dropped and counted.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use super::metrics::WorkerMetrics;
-use crate::config::{Log, LogFormat};
+use crate::config::LogFormat;
 use crate::digits;
 
 /// A buffer of this many bytes is handed over without waiting for the clock.
@@ -56,7 +56,7 @@ pub struct Writer {
 
 /// One worker's buffer.
 pub struct AccessLog {
-    format: LogFormat,
+    format: Cell<LogFormat>,
     lines: SyncSender<Vec<u8>>,
     buffer: RefCell<String>,
     stamp: RefCell<Stamp>,
@@ -71,11 +71,8 @@ struct Stamp {
 }
 
 impl Writer {
-    /// Starts the thread; `None` if access lines are not wanted, or the machine has no thread left.
-    pub fn start(config: &Log) -> Option<Self> {
-        if !config.access {
-            return None;
-        }
+    /// Starts the thread; `None` if the machine has none left.
+    pub fn start() -> Option<Self> {
         let (lines, waiting) = sync_channel(WAITING);
         let thread = std::thread::Builder::new().name("access-log".to_owned());
         let thread = thread.spawn(move || write_all(&waiting)).ok()?;
@@ -103,7 +100,7 @@ impl LogSender {
     /// The worker's buffer.
     pub fn log(self, format: LogFormat, metrics: Rc<WorkerMetrics>) -> Rc<AccessLog> {
         Rc::new(AccessLog {
-            format,
+            format: Cell::new(format),
             lines: self.0,
             buffer: RefCell::default(),
             stamp: RefCell::default(),
@@ -129,6 +126,11 @@ impl AccessLog {
         }
     }
 
+    /// Lines look like this from now on.
+    pub fn set_format(&self, format: LogFormat) {
+        self.format.set(format);
+    }
+
     /// Adds a line.
     pub fn write(&self, line: &AccessLine<'_>) {
         let mut buffer = self.buffer.borrow_mut();
@@ -137,7 +139,7 @@ impl AccessLog {
             buffer.reserve(FULL + LONGEST_PATH);
         }
         let mut stamp = self.stamp.borrow_mut();
-        match self.format {
+        match self.format.get() {
             LogFormat::Text => text(&mut buffer, &mut stamp, line),
             LogFormat::Json => json(&mut buffer, &mut stamp, line),
         }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -22,6 +22,8 @@ const BUCKETS: [u64; 14] = [
 ];
 /// Statuses from 100 to 599; whatever else an app sends is counted as 599.
 const STATUSES: usize = 500;
+/// What is counted beside the routes: the gateway's own endpoints, and what has no route.
+const OWN: [&str; 2] = ["auth", "none"];
 
 /// Which route a request had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,18 @@ const OUTCOMES: [(LoginOutcome, &str); 9] = [
     (LoginOutcome::RefreshFailed, "refresh_failed"),
 ];
 
+/// What became of a configuration that was read while serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadOutcome {
+    /// It is in force.
+    Applied,
+    /// It was wrong, or could not be taken; the one before stays in force.
+    Refused,
+}
+
+const RELOADS: [(ReloadOutcome, &str); 2] =
+    [(ReloadOutcome::Applied, "applied"), (ReloadOutcome::Refused, "refused")];
+
 /// What is counted of one upstream, by whoever asks it.
 #[derive(Clone, Debug)]
 pub struct UpstreamNumbers {
@@ -87,19 +101,31 @@ type Upstreams = Box<dyn Fn() -> Vec<UpstreamNumbers> + Send + Sync>;
 
 /// The numbers of all workers.
 pub struct Metrics {
+    /// The routes of the start.
     routes: Vec<String>,
     memory: Arc<Memory>,
-    upstreams: Upstreams,
+    upstreams: OnceLock<Upstreams>,
     workers: Mutex<Vec<Arc<Counters>>>,
+    reloads: [AtomicU64; RELOADS.len()],
+    /// When the configuration in force was taken, in seconds since 1970.
+    configured_at: AtomicU64,
 }
 
-/// One worker's numbers.
-pub struct WorkerMetrics(Arc<Counters>);
+/// One worker's numbers, for the routes of one configuration.
+pub struct WorkerMetrics {
+    counters: Arc<Counters>,
+    /// One for each route, then the gateway's own endpoints, then none.
+    rows: Box<[Arc<Row>]>,
+}
+
+/// Requests of one route by status.
+#[derive(Debug)]
+struct Row(Box<[AtomicU64]>);
 
 #[derive(Debug)]
 struct Counters {
-    /// `STATUSES` for each route, then for the gateway's own endpoints, then for none.
-    requests: Vec<AtomicU64>,
+    /// By name. A route that is not configured any more keeps what was counted.
+    rows: Mutex<Vec<(String, Arc<Row>)>>,
     gateway: Histogram,
     upstream: Histogram,
     logins: [AtomicU64; OUTCOMES.len()],
@@ -108,6 +134,7 @@ struct Counters {
     refused: [AtomicU64; UpdateRefused::ALL.len()],
     connections: AtomicU64,
     dropped_lines: AtomicU64,
+    broken_http2: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -132,22 +159,41 @@ fn add(counter: &AtomicU64) {
 }
 
 impl Metrics {
-    /// For these routes, by the names that they have in the numbers. `upstreams` is asked at each
-    /// scrape.
-    pub fn new(
-        routes: Vec<String>,
-        memory: Arc<Memory>,
-        upstreams: impl Fn() -> Vec<UpstreamNumbers> + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        let upstreams = Box::new(upstreams);
-        Arc::new(Self { routes, memory, upstreams, workers: Mutex::default() })
+    /// For these routes, by the names that they have in the numbers.
+    pub fn new(routes: Vec<String>, memory: Arc<Memory>) -> Arc<Self> {
+        Arc::new(Self {
+            routes,
+            memory,
+            upstreams: OnceLock::new(),
+            workers: Mutex::default(),
+            reloads: Default::default(),
+            configured_at: AtomicU64::default(),
+        })
     }
 
-    /// The numbers of one more worker.
+    /// Whom to ask for the upstreams' numbers at each scrape; once.
+    pub fn ask_upstreams(&self, ask: impl Fn() -> Vec<UpstreamNumbers> + Send + Sync + 'static) {
+        let _ = self.upstreams.set(Box::new(ask));
+    }
+
+    /// A configuration is in force since this time (seconds since 1970).
+    pub fn configured(&self, at: u64) {
+        self.configured_at.store(at, Relaxed);
+    }
+
+    /// A configuration was read while serving, and this came of it.
+    pub fn reload(&self, outcome: ReloadOutcome) {
+        for ((known, _), counter) in RELOADS.iter().zip(&self.reloads) {
+            if *known == outcome {
+                add(counter);
+            }
+        }
+    }
+
+    /// The numbers of one more worker, for the routes of the start.
     pub fn worker(&self) -> WorkerMetrics {
-        let slots = (self.routes.len() + 2) * STATUSES;
         let counters = Arc::new(Counters {
-            requests: std::iter::repeat_with(AtomicU64::default).take(slots).collect(),
+            rows: Mutex::default(),
             gateway: Histogram::default(),
             upstream: Histogram::default(),
             logins: Default::default(),
@@ -156,9 +202,10 @@ impl Metrics {
             refused: Default::default(),
             connections: AtomicU64::default(),
             dropped_lines: AtomicU64::default(),
+            broken_http2: AtomicU64::default(),
         });
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
-        WorkerMetrics(counters)
+        WorkerMetrics::of(counters, &self.routes)
     }
 
     /// Everything in the `OpenMetrics` text format.
@@ -177,6 +224,18 @@ impl Metrics {
 }
 
 impl WorkerMetrics {
+    fn of(counters: Arc<Counters>, routes: &[String]) -> Self {
+        let own = OWN.map(str::to_owned);
+        let rows = routes.iter().chain(&own).map(|name| counters.row(name)).collect();
+        Self { counters, rows }
+    }
+
+    /// The same numbers, for these routes.
+    #[must_use]
+    pub fn with_routes(&self, routes: &[String]) -> Self {
+        Self::of(self.counters.clone(), routes)
+    }
+
     /// A request was answered. `upstream` is the part of `total` that its app took.
     pub fn request(
         &self,
@@ -185,25 +244,39 @@ impl WorkerMetrics {
         total: Duration,
         upstream: Option<Duration>,
     ) {
-        let routes = self.0.requests.len() / STATUSES - 2;
+        self.count(route, status);
+        self.counters.gateway.observe(total.saturating_sub(upstream.unwrap_or_default()));
+        if let Some(upstream) = upstream {
+            self.counters.upstream.observe(upstream);
+        }
+    }
+
+    /// A request that could not be read was answered.
+    pub fn unreadable(&self, status: StatusCode) {
+        self.count(RouteLabel::None, status);
+    }
+
+    fn count(&self, route: RouteLabel, status: StatusCode) {
+        let routes = self.rows.len() - OWN.len();
         let row = match route {
             RouteLabel::Route(index) => index.min(routes),
             RouteLabel::Auth => routes,
             RouteLabel::None => routes + 1,
         };
         let column = usize::from(status.as_u16()).saturating_sub(100).min(STATUSES - 1);
-        if let Some(counter) = self.0.requests.get(row * STATUSES + column) {
+        if let Some(counter) = self.rows.get(row).and_then(|row| row.0.get(column)) {
             add(counter);
         }
-        self.0.gateway.observe(total.saturating_sub(upstream.unwrap_or_default()));
-        if let Some(upstream) = upstream {
-            self.0.upstream.observe(upstream);
-        }
+    }
+
+    /// A connection was closed because its client breaks HTTP/2.
+    pub fn broken_http2(&self) {
+        add(&self.counters.broken_http2);
     }
 
     /// A login, logout or refresh came to this.
     pub fn login(&self, outcome: LoginOutcome) {
-        for ((known, _), counter) in OUTCOMES.iter().zip(&self.0.logins) {
+        for ((known, _), counter) in OUTCOMES.iter().zip(&self.counters.logins) {
             if *known == outcome {
                 add(counter);
             }
@@ -212,17 +285,17 @@ impl WorkerMetrics {
 
     /// An app's update was applied.
     pub fn update_applied(&self) {
-        add(&self.0.applied);
+        add(&self.counters.applied);
     }
 
     /// An app's update could not be saved.
     pub fn update_lost(&self) {
-        add(&self.0.lost);
+        add(&self.counters.lost);
     }
 
     /// An app's update was refused.
     pub fn update_refused(&self, reason: UpdateRefused) {
-        for (known, counter) in UpdateRefused::ALL.iter().zip(&self.0.refused) {
+        for (known, counter) in UpdateRefused::ALL.iter().zip(&self.counters.refused) {
             if *known == reason {
                 add(counter);
             }
@@ -231,13 +304,13 @@ impl WorkerMetrics {
 
     /// A browser's connection is open until this is dropped.
     pub fn connection(&self) -> OpenConnection {
-        add(&self.0.connections);
-        OpenConnection(self.0.clone())
+        add(&self.counters.connections);
+        OpenConnection(self.counters.clone())
     }
 
     /// An access line could not be written in time.
     pub fn dropped_line(&self) {
-        add(&self.0.dropped_lines);
+        add(&self.counters.dropped_lines);
     }
 }
 
@@ -265,10 +338,11 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = &self.0;
         let one = |value: u64| vec![(Labels::new(), value)];
-        let upstreams = (all.upstreams)();
+        let upstreams = all.upstreams.get().map(|ask| ask()).unwrap_or_default();
         let applied = all.sum(|c| c.applied.load(Relaxed));
         let lost = all.sum(|c| c.lost.load(Relaxed));
         let dropped = all.sum(|c| c.dropped_lines.load(Relaxed));
+        let broken = all.sum(|c| c.broken_http2.load(Relaxed));
         for (name, help, rows) in [
             ("vestibule_requests", "Requests answered", all.requests()),
             ("vestibule_logins", "Logins, logouts and refreshes by outcome", all.logins()),
@@ -287,6 +361,12 @@ impl Collector for Scrape {
                 upstreams.iter().map(|one| (upstream(one), one.ejections)).collect(),
             ),
             ("vestibule_upstream_checks", "Health checks by outcome", checks(&upstreams)),
+            ("vestibule_config_reloads", "Configurations read while serving", all.reloads()),
+            (
+                "vestibule_http2_connections_broken",
+                "Connections closed because their clients break HTTP/2",
+                one(broken),
+            ),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (labels, value) in &rows {
@@ -300,10 +380,16 @@ impl Collector for Scrape {
             }
         }
         let open = all.sum(|c| c.connections.load(Relaxed));
-        let (name, help) = ("vestibule_open_connections", "Connections of browsers");
-        encoder
-            .encode_descriptor(name, help, None, MetricType::Gauge)?
-            .encode_gauge(&i64::try_from(open).unwrap_or(i64::MAX))?;
+        let since = all.configured_at.load(Relaxed);
+        let taken = "When the configuration in force was taken";
+        for (name, help, unit, value) in [
+            ("vestibule_open_connections", "Connections of browsers", None, open),
+            ("vestibule_config_timestamp", taken, Some(&Unit::Seconds), since),
+        ] {
+            encoder
+                .encode_descriptor(name, help, unit, MetricType::Gauge)?
+                .encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
+        }
         let (name, help) = ("vestibule_upstream_up", "Whether an upstream is not left out");
         let mut up = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for one in &upstreams {
@@ -318,21 +404,52 @@ impl Collector for Scrape {
     }
 }
 
+impl Counters {
+    /// The row of a route, which is made if it is not there.
+    fn row(&self, name: &str) -> Arc<Row> {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, row)) = rows.iter().find(|(known, _)| known == name) {
+            return row.clone();
+        }
+        let row = std::iter::repeat_with(AtomicU64::default).take(STATUSES);
+        let row = Arc::new(Row(row.collect()));
+        rows.push((name.to_owned(), row.clone()));
+        row
+    }
+}
+
 impl Metrics {
     fn requests(&self) -> Vec<(Labels, u64)> {
-        let own = ["auth".to_owned(), "none".to_owned()];
-        let mut rows = Vec::new();
-        for (row, route) in self.routes.iter().chain(&own).enumerate() {
-            for column in 0..STATUSES {
-                let at = row * STATUSES + column;
-                let count = self.sum(|c| c.requests.get(at).map_or(0, |c| c.load(Relaxed)));
-                if count > 0 {
-                    let status = (column + 100).to_string();
-                    rows.push((vec![("route", route.clone()), ("status", status)], count));
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes: Vec<(String, Vec<u64>)> = Vec::new();
+        for worker in workers.iter() {
+            for (name, row) in worker.rows.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                let at = routes.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+                    routes.push((name.clone(), vec![0; STATUSES]));
+                    routes.len() - 1
+                });
+                let Some((_, sums)) = routes.get_mut(at) else { continue };
+                for (sum, count) in sums.iter_mut().zip(&row.0) {
+                    *sum += count.load(Relaxed);
                 }
             }
         }
-        rows
+        let counted = |(route, sums): (String, Vec<u64>)| {
+            sums.into_iter().enumerate().filter(|(_, count)| *count > 0).map(
+                move |(column, count)| {
+                    let status = (column + 100).to_string();
+                    (vec![("route", route.clone()), ("status", status)], count)
+                },
+            )
+        };
+        routes.into_iter().flat_map(counted).collect()
+    }
+
+    fn reloads(&self) -> Vec<(Labels, u64)> {
+        let row = |((_, name), count): (&(ReloadOutcome, &str), &AtomicU64)| {
+            (vec![("outcome", (*name).to_owned())], count.load(Relaxed))
+        };
+        RELOADS.iter().zip(&self.reloads).map(row).collect()
     }
 
     fn logins(&self) -> Vec<(Labels, u64)> {
@@ -400,7 +517,8 @@ mod tests {
     #[test]
     fn a_scrape_adds_up_what_the_workers_counted() {
         let memory = Arc::new(Memory::new(Bounds::default()));
-        let metrics = Metrics::new(vec!["/app".to_owned()], memory, || {
+        let metrics = Metrics::new(vec!["/app".to_owned()], memory);
+        metrics.ask_upstreams(|| {
             let upstream = |name: &str, checks: Option<[u64; 2]>| UpstreamNumbers {
                 upstream: name.to_owned(),
                 is_in: checks.is_some(),
@@ -440,6 +558,32 @@ mod tests {
             r#"vestibule_upstream_seconds_bucket{le="+Inf"} 3"#,
             "vestibule_upstream_seconds_count 3",
             "vestibule_gateway_seconds_count 9",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn what_was_counted_of_a_route_stays_its_own_when_the_routes_change() {
+        let memory = Arc::new(Memory::new(Bounds::default()));
+        let metrics = Metrics::new(vec!["/a".to_owned(), "/b".to_owned()], memory);
+        let before = metrics.worker();
+        let after = before.with_routes(&["/b".to_owned(), "/c".to_owned()]);
+        for (worker, route) in [(&before, 0), (&before, 1), (&after, 0), (&after, 1), (&before, 1)]
+        {
+            let route = RouteLabel::Route(route);
+            worker.request(route, StatusCode::OK, Duration::ZERO, None);
+        }
+        metrics.reload(ReloadOutcome::Refused);
+        metrics.configured(7);
+        let text = metrics.encode();
+        for line in [
+            r#"vestibule_requests_total{route="/a",status="200"} 1"#,
+            r#"vestibule_requests_total{route="/b",status="200"} 3"#,
+            r#"vestibule_requests_total{route="/c",status="200"} 1"#,
+            r#"vestibule_config_reloads_total{outcome="applied"} 0"#,
+            r#"vestibule_config_reloads_total{outcome="refused"} 1"#,
+            "vestibule_config_timestamp_seconds 7",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

@@ -173,6 +173,30 @@ impl Seen {
     }
 }
 
+/// Tells of a request that nobody could read: what came before its end was no HTTP, or too much.
+pub fn tell_unreadable(
+    status: StatusCode,
+    client: IpAddr,
+    id: RequestId,
+    metrics: &WorkerMetrics,
+    log: Option<&AccessLog>,
+) {
+    metrics.unreadable(status);
+    let Some(log) = log else { return };
+    log.write(&AccessLine {
+        request_id: id.as_str(),
+        method: "-",
+        host: "-",
+        path: "-",
+        route: "none",
+        status: status.as_u16(),
+        user: None,
+        client,
+        total: Duration::ZERO,
+        upstream: None,
+    });
+}
+
 /// The first 16 hexadecimal digits of the SHA-256 of `sub`: who knows the user finds their lines,
 /// who reads the log does not learn the user.
 fn log_name(opened: &Opened) -> String {

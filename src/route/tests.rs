@@ -30,9 +30,10 @@ fn two_hosts() -> Routes {
     ))
 }
 
-/// A request's head; a host of `None` sends no `Host` field.
+/// A request's head; without a host it is one of HTTP/2.
 fn head(target: &str, hosts: &[&str]) -> Parts {
-    let mut request = Request::get(target);
+    let version = if hosts.is_empty() { Version::HTTP_2 } else { Version::HTTP_11 };
+    let mut request = Request::get(target).version(version);
     for host in hosts {
         request = request.header(HOST, *host);
     }
@@ -142,6 +143,9 @@ fn an_absolute_target_names_the_host_that_the_field_names() {
     assert_eq!(origin("https://evil.example/x", &["evil.example"]), Err(421));
     assert_eq!(origin("https://u:p@app.example/x", &["u:p@app.example"]), Err(400));
     assert_eq!(origin("https://u@app.example/x", &[]), Err(400));
+    let mut bare = head("https://app.example/x", &[]);
+    bare.version = Version::HTTP_11;
+    assert!(two_hosts().origin(&bare).is_err(), "RFC 9112, section 3.2: it has a Host as well");
 }
 
 /// What becomes of a path on the first origin.

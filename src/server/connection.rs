@@ -1,122 +1,242 @@
 //! One connection from a browser: the TLS handshake, HTTP/1.1 or HTTP/2 over it, and its end: by
-//! the client, by a limit, or because the gateway stops. What a request gets is the gateway's.
+//! the client, by a limit, or because the gateway stops. What a request gets is the gateway's: the
+//! one in force when it comes, also if the connection is older.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
+use std::error::Error;
+use std::io;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::client_certificate::describe;
 use super::coalesce::Coalesce;
+use super::generation::Generation;
+use super::heads::{Guarded, Heads};
+use super::proxy_protocol;
 use super::tls::Certificates;
 use super::watch::{UnderWay, Watch, Watched, Watches};
-use super::worker::Shared;
 use crate::body::{Body, BodyError};
 use crate::config::Limits;
 use crate::gateway::Gateway;
+use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
+use crate::observe::request::route_name;
+use crate::outbox::{Outbox, Posted};
 use crate::peer::Peer;
+use crate::session::Memory;
 
 /// hyper's own limit of fields, which it checks without an allocation.
 const USUAL_HEADERS: usize = 100;
 
+/// To who has begun a head, and does not end it.
+const TOO_LATE: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// How long a client may take to hear that its connection is closed.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// What the connections of one worker have in common.
 pub(super) struct Connections {
+    /// What is in force.
+    serving: RefCell<Rc<Serving>>,
+    /// Those before it, on which requests may still be under way.
+    before: RefCell<Vec<Weak<Gateway>>>,
+    memory: Arc<Memory>,
+    watches: Rc<Watches>,
+    metrics: Rc<WorkerMetrics>,
+    log: Option<Rc<AccessLog>>,
+    outbox: Arc<Outbox>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// What this worker makes of one generation.
+struct Serving {
     gateway: Rc<Gateway>,
     tls: TlsAcceptor,
     certificates: Arc<Certificates>,
-    watches: Rc<Watches>,
-    metrics: Rc<WorkerMetrics>,
+    /// Who writes a PROXY header, where that is wanted.
+    proxies: Option<Vec<IpNet>>,
     handshake_time: Duration,
     http1: http1::Builder,
     http2: http2::Builder<Local>,
-    stopped: watch::Receiver<bool>,
+    outbox: Arc<Outbox>,
 }
 
 impl Connections {
     pub(super) fn new(
-        gateway: Gateway,
-        shared: &Shared,
+        generation: &Generation,
+        memory: Arc<Memory>,
         watches: Rc<Watches>,
         metrics: Rc<WorkerMetrics>,
+        log: Option<Rc<AccessLog>>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        let limits = &shared.parties.config.server.limits;
-        Self {
-            gateway: Rc::new(gateway),
-            tls: TlsAcceptor::from(shared.server_tls.clone()),
-            certificates: shared.certificates.clone(),
-            watches,
-            metrics,
-            handshake_time: limits.handshake_time,
-            http1: http1(limits),
-            http2: http2(limits),
-            stopped,
+        let outbox = Arc::default();
+        let serving = Serving::new(generation, &memory, metrics.clone(), log.as_ref(), &outbox);
+        let serving = RefCell::new(Rc::new(serving));
+        let before = RefCell::default();
+        Self { serving, before, memory, watches, metrics, log, outbox, stopped }
+    }
+
+    /// Requests that come from now on are answered by this generation, on every connection; those
+    /// under way end on the one that they began with. What a connection agreed on with its client
+    /// (its certificate, the sizes of its heads) stays.
+    pub(super) fn take_over(&self, generation: &Generation) {
+        let config = generation.config();
+        let routes: Vec<String> = config.routes.iter().map(route_name).collect();
+        let metrics = Rc::new(self.metrics.with_routes(&routes));
+        if let Some(log) = &self.log {
+            log.set_format(config.log.format);
         }
+        self.watches.limit(&config.server.limits);
+        let log = self.log.as_ref();
+        let serving = Serving::new(generation, &self.memory, metrics, log, &self.outbox);
+        let old = self.serving.replace(Rc::new(serving));
+        let mut before = self.before.borrow_mut();
+        before.retain(|gateway| gateway.strong_count() > 0);
+        before.push(Rc::downgrade(&old.gateway));
+    }
+
+    /// The gateway in force.
+    fn gateway(&self) -> Rc<Gateway> {
+        self.serving.borrow().gateway.clone()
     }
 
     /// Serves a connection to its end.
     pub(super) async fn serve(
-        &self,
+        self: &Rc<Self>,
         stream: TcpStream,
         address: IpAddr,
         permit: OwnedSemaphorePermit,
     ) {
         let open = self.metrics.connection();
+        let serving = self.serving.borrow().clone();
         // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
-        let handshake = tokio::time::timeout(self.handshake_time, self.tls.accept(stream));
-        let stream = match Box::pin(handshake).await {
-            Ok(Ok(stream)) => stream,
+        let arrival = tokio::time::timeout(serving.handshake_time, serving.arrive(stream, address));
+        let (stream, address) = match Box::pin(arrival).await {
+            Ok(Ok(arrived)) => arrived,
             Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
             Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
         };
         // A connection that becomes a WebSocket goes on counting: its stream has the watch.
         let watch = self.watches.add(Box::new((open, permit)));
-        let peer = self.peer(&stream, address);
-        let exchange = exchange(self.gateway.clone(), peer, watch.clone());
+        let peer = serving.peer(&stream, address);
+        let client = peer.address;
+        let exchange = exchange(self.clone(), peer, watch.clone());
         // A connection that breaks off ends for its requests too, and they tell what matters.
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             watch.multiplexed();
             let stream = Watched { inner: Coalesce::new(stream), watch: watch.clone() };
             let mut connection =
-                Box::pin(self.http2.serve_connection(TokioIo::new(stream), exchange));
+                Box::pin(serving.http2.serve_connection(TokioIo::new(stream), exchange));
+            // Nothing of a generation is to be held by a connection that outlives it.
+            drop(serving);
             tokio::select! {
-                _ = connection.as_mut() => return,
+                ended = connection.as_mut() => return self.ended_http2(ended, client),
                 () = watch.closed() => return,
                 () = self.stop() => connection.as_mut().graceful_shutdown(),
             }
-            let _ = connection.await;
+            let ended = connection.await;
+            self.ended_http2(ended, client);
         } else {
+            let heads = Heads::default();
+            let stream = Guarded { inner: stream, heads, watch: watch.clone() };
             let stream = Watched { inner: stream, watch: watch.clone() };
-            let mut connection =
-                pin!(self.http1.serve_connection(TokioIo::new(stream), exchange).with_upgrades());
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                () = watch.closed() => return,
-                () = self.stop() => connection.as_mut().graceful_shutdown(),
+            let connection = serving.http1.serve_connection(TokioIo::new(stream), exchange);
+            let mut connection = connection.with_upgrades();
+            drop(serving);
+            let ended = tokio::select! {
+                ended = &mut connection => Some(ended),
+                () = watch.closed() => {
+                    let stream = connection.into_parts().map(|parts| parts.io.into_inner());
+                    return Box::pin(self.too_late(stream, &watch, client)).await;
+                }
+                () = self.stop() => None,
+            };
+            let ended = if let Some(ended) = ended {
+                ended
+            } else {
+                Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
+            };
+            // What breaks off is not to look as if it had ended: it is cut.
+            let said_goodbye = ended.as_ref().err().is_none_or(hyper::Error::is_parse);
+            self.ended_http1(ended, client);
+            if let Some(parts) = connection.into_parts().filter(|_| said_goodbye) {
+                linger(parts.io.into_inner()).await;
             }
-            let _ = connection.await;
+        }
+    }
+
+    /// hyper answers what it cannot read by itself, and closes; nobody else would hear of it.
+    fn ended_http1(&self, ended: hyper::Result<()>, client: IpAddr) {
+        let Err(error) = ended else { return };
+        // To who speaks another protocol it says nothing.
+        if error.is_parse() && !error.is_parse_version_h2() {
+            let large = error.is_parse_too_large();
+            let bad = StatusCode::BAD_REQUEST;
+            let status = if large { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { bad };
+            self.gateway().unreadable(status, client);
+        }
+    }
+
+    /// A connection is over its limits. RFC 9110, section 15.5.9: who has begun to ask is told so.
+    async fn too_late(
+        &self,
+        stream: Option<Watched<Guarded<TlsStream<Posted<TcpStream>>>>>,
+        watch: &Watch,
+        client: IpAddr,
+    ) {
+        let within = |stream: &Watched<Guarded<_>>| stream.inner.heads.is_within();
+        let Some(mut stream) = stream.filter(|stream| within(stream) && watch.is_idle()) else {
+            return;
+        };
+        self.gateway().unreadable(StatusCode::REQUEST_TIMEOUT, client);
+        let telling = async {
+            stream.write_all(TOO_LATE).await?;
+            stream.shutdown().await
+        };
+        if let Ok(Ok(())) = tokio::time::timeout(LINGER, telling).await {
+            linger(stream).await;
+        }
+    }
+
+    fn ended_http2(&self, ended: hyper::Result<()>, client: IpAddr) {
+        let Err(error) = ended else { return };
+        let cause = error.source().and_then(<dyn Error>::downcast_ref::<h2::Error>);
+        if let Some(error) = cause.filter(|cause| !cause.is_io()) {
+            self.metrics.broken_http2();
+            tracing::debug!(%client, %error, "a client breaks HTTP/2");
         }
     }
 
     /// Ends when no request goes on whose connection is gone.
     pub(super) async fn settled(&self) {
-        self.gateway.settled().await;
+        let mut all: Vec<_> = self.before.take().iter().filter_map(Weak::upgrade).collect();
+        all.push(self.gateway());
+        for gateway in all {
+            gateway.settled().await;
+        }
     }
 
     /// Ends when the gateway stops.
@@ -124,20 +244,75 @@ impl Connections {
         // The sender lives until every worker has ended.
         let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
     }
+}
 
-    fn peer(&self, stream: &TlsStream<TcpStream>, address: IpAddr) -> Peer {
+impl Serving {
+    fn new(
+        generation: &Generation,
+        memory: &Arc<Memory>,
+        metrics: Rc<WorkerMetrics>,
+        log: Option<&Rc<AccessLog>>,
+        outbox: &Arc<Outbox>,
+    ) -> Self {
+        let config = generation.config();
+        let limits = &config.server.limits;
+        let proxies = config.server.proxy_protocol.https;
+        let gateway = Gateway::new(
+            generation.parties.clone(),
+            memory.clone(),
+            &generation.directory,
+            metrics,
+            log.filter(|_| config.log.access).cloned(),
+            outbox,
+        );
+        Self {
+            gateway: Rc::new(gateway),
+            tls: TlsAcceptor::from(generation.server_tls.clone()),
+            certificates: generation.certificates.clone(),
+            proxies: proxies.then(|| config.server.trusted_proxies.clone()),
+            handshake_time: limits.handshake_time,
+            http1: http1(limits),
+            http2: http2(limits),
+            outbox: outbox.clone(),
+        }
+    }
+
+    /// The first bytes of a connection: who it is for, where a load balancer says so, and TLS.
+    async fn arrive(
+        &self,
+        mut stream: TcpStream,
+        mut address: IpAddr,
+    ) -> io::Result<(TlsStream<Posted<TcpStream>>, IpAddr)> {
+        if let Some(trusted) = &self.proxies {
+            let client = proxy_protocol::client(&mut stream, address, trusted).await;
+            address = client.map_err(|error| error.told(address))?;
+        }
+        let stream = Posted::new(stream, self.outbox.clone());
+        Ok((self.tls.accept(stream).await?, address))
+    }
+
+    fn peer(&self, stream: &TlsStream<Posted<TcpStream>>, address: IpAddr) -> Peer {
         let name = stream.get_ref().1.server_name().map(str::to_ascii_lowercase);
         let (certificates, asked) = (self.certificates.clone(), name.clone());
         let same_certificate =
             move |host: &str| asked.as_deref().is_none_or(|asked| certificates.same(asked, host));
-        Peer { address, server_name: name, same_certificate: Box::new(same_certificate) }
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        Peer {
+            address,
+            server_name: name,
+            same_certificate: Box::new(same_certificate),
+            certificate: certificate.map(|certificate| Rc::new(describe(certificate))),
+        }
     }
 }
 
 fn http1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     // How long a head may take is the watch's to judge.
-    builder.header_read_timeout(None).max_buf_size(limits.header_bytes);
+    builder
+        .header_read_timeout(None)
+        .max_buf_size(limits.header_bytes)
+        .max_header_size(limits.header_bytes);
     if limits.headers != USUAL_HEADERS {
         builder.max_headers(limits.headers);
     }
@@ -152,6 +327,16 @@ fn http2(limits: &Limits) -> http2::Builder<Local> {
     builder
 }
 
+/// Reads on for a moment where the gateway has said the last word: a connection that is closed with
+/// bytes unread is reset, and its client may lose what it was told (RFC 9112, section 9.6).
+async fn linger(mut stream: impl AsyncRead + Unpin) {
+    let rest = async {
+        let mut buffer = [0; 1024];
+        while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
+    };
+    let _ = tokio::time::timeout(LINGER, Box::pin(rest)).await;
+}
+
 /// Runs hyper's tasks on this worker.
 #[derive(Clone)]
 struct Local;
@@ -164,17 +349,21 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Local {
 
 /// The requests of one connection.
 fn exchange(
-    gateway: Rc<Gateway>,
+    connections: Rc<Connections>,
     peer: Peer,
     watch: Arc<Watch>,
 ) -> impl Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible, Future: 'static>
 {
     let peer = Rc::new(peer);
     service_fn(move |request| {
-        let (gateway, peer, under_way) = (gateway.clone(), peer.clone(), watch.request());
+        let (gateway, peer, watch) = (connections.gateway(), peer.clone(), watch.clone());
+        let under_way = watch.request();
         async move {
             let response = gateway.answer(request, &peer).await;
-            Ok(response.map(|body| Sent { body, _under_way: under_way }))
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                watch.upgraded();
+            }
+            Ok(response.map(|body| Sent { body, _under_way: under_way, _gateway: gateway }))
         }
     })
 }
@@ -183,6 +372,8 @@ fn exchange(
 struct Sent {
     body: Body,
     _under_way: UnderWay,
+    /// With its connections to the apps.
+    _gateway: Rc<Gateway>,
 }
 
 impl http_body::Body for Sent {

@@ -15,12 +15,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ipnet::IpNet;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::accept::accept;
+use super::proxy_protocol;
+use super::worker::Handed;
 use crate::body::Body;
-use crate::config::Config;
 use crate::error::Failure;
 use crate::observe::admin::{self, Readiness};
 use crate::observe::metrics::Metrics;
@@ -34,10 +36,20 @@ const ADMIN_CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sends every request to the same address over https.
-pub(super) fn redirect(listener: StdListener, config: &Config) {
-    let routes = Routes::new(config);
-    serve(listener, config.server.limits.connections, move |head| {
-        to_https(&routes, head).unwrap_or_else(|failure| {
+pub(super) fn redirect(
+    listener: StdListener,
+    permits: Arc<Semaphore>,
+    handed: watch::Receiver<Handed>,
+) {
+    let now = handed.clone();
+    let proxies = move || {
+        let generation = now.borrow().generation.clone();
+        let server = &generation.config().server;
+        server.proxy_protocol.http.then(|| server.trusted_proxies.clone())
+    };
+    serve(listener, permits, proxies, move |head| {
+        let generation = handed.borrow().generation.clone();
+        to_https(&generation.routes, head).unwrap_or_else(|failure| {
             page::render(&failure, head.headers.get(http::header::ACCEPT), &head.method, "-")
         })
     });
@@ -49,12 +61,14 @@ pub(super) fn admin(
     metrics: Arc<Metrics>,
     ready: impl Fn() -> Readiness + 'static,
 ) {
-    serve(listener, ADMIN_CONNECTIONS, move |head| admin::answer(head, ready(), &metrics));
+    let permits = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    serve(listener, permits, || None, move |head| admin::answer(head, ready(), &metrics));
 }
 
 fn serve(
     listener: StdListener,
-    connections: usize,
+    permits: Arc<Semaphore>,
+    proxies: impl Fn() -> Option<Vec<IpNet>> + 'static,
     answer: impl Fn(&Parts) -> Response<Body> + 'static,
 ) {
     let answer = Rc::new(answer);
@@ -63,14 +77,21 @@ fn serve(
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a listener could not be used"),
         };
-        let permits = Arc::new(Semaphore::new(connections));
-        match accept(listener, permits, |stream, _, permit| {
-            let answer = answer.clone();
+        match accept(listener, permits, |mut stream, peer, permit| {
+            let (answer, proxies) = (answer.clone(), proxies());
             let service = service_fn(move |request: Request<Incoming>| {
                 let response = answer(&request.into_parts().0);
                 async { Ok::<_, Infallible>(response) }
             });
             tokio::task::spawn_local(async move {
+                if let Some(trusted) = proxies {
+                    let header = proxy_protocol::client(&mut stream, peer, &trusted);
+                    match tokio::time::timeout(PATIENCE, header).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(error)) => return drop(error.told(peer)),
+                        Err(_) => return,
+                    }
+                }
                 let mut builder = http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
                 // Who breaks off here wants no answer.

@@ -1,22 +1,17 @@
-//! Certificates and the TLS handshake's settings: which certificate a name gets, and when the files
-//! are read again. A file that has become wrong changes nothing: the old certificates stay.
+//! Certificates and the TLS handshake's settings: which certificate a name gets, and who may resume a
+//! session. A file that has become wrong changes nothing: the old certificates stay.
 
 use std::fmt;
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use super::client_certificate::verifier;
 use crate::config::certificate::{CertificateError, is_good_for, load};
-use crate::config::{self};
-
-/// How often the files' times are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+use crate::config::{self, ClientCertificates};
 
 /// The certificates, replaced as a whole.
 pub(super) struct Certificates {
@@ -31,28 +26,13 @@ impl Certificates {
         Ok(Arc::new(Self { files: files.to_owned(), served }))
     }
 
-    /// Reads the files again.
+    /// Reads the files again, for as long as the rest of the configuration cannot be: a certificate
+    /// must not expire because of a file that somebody has not finished.
     pub(super) fn reread(&self) {
         match read(&self.files) {
-            Ok(certificates) => {
-                self.served.store(Arc::new(certificates));
-                tracing::info!("the certificates were read again");
-            }
+            Ok(certificates) => self.served.store(Arc::new(certificates)),
             Err(error) => {
                 tracing::error!(%error, "a certificate is wrong; those read before stay in use");
-            }
-        }
-    }
-
-    /// Reads the files again whenever one of them has changed. Never ends.
-    pub(super) async fn watch(&self) {
-        let mut seen = self.changed();
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let now = self.changed();
-            if now != seen {
-                seen = now;
-                self.reread();
             }
         }
     }
@@ -61,11 +41,6 @@ impl Certificates {
     pub(super) fn same(&self, one: &str, other: &str) -> bool {
         let served = self.served.load();
         pick(&served, one) == pick(&served, other)
-    }
-
-    fn changed(&self) -> Vec<Option<SystemTime>> {
-        let time = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
-        self.files.iter().flat_map(|file| [time(&file.cert), time(&file.key)]).collect()
     }
 }
 
@@ -92,17 +67,34 @@ impl fmt::Debug for Certificates {
     }
 }
 
+/// The keys that tickets are sealed with, so that a client may resume its session on any worker
+/// (RFC 8446, section 2.2; RFC 5077): new ones every six hours, the ones before open for six more.
+/// They are in this process alone.
+#[derive(Clone)]
+pub(super) struct Tickets(Arc<dyn ProducesTickets>);
+
+impl Tickets {
+    pub(super) fn new() -> Result<Self, rustls::Error> {
+        rustls::crypto::ring::Ticketer::new().map(Self)
+    }
+}
+
 /// TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1, resumption by tickets.
 pub(super) fn settings(
     certificates: Arc<Certificates>,
+    clients: Option<&ClientCertificates>,
+    tickets: &Tickets,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut settings = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => builder.with_client_cert_verifier(verifier(clients)?),
+    };
+    let mut settings = builder.with_cert_resolver(certificates);
     settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    settings.ticketer = rustls::crypto::ring::Ticketer::new()?;
+    settings.ticketer = tickets.0.clone();
     Ok(Arc::new(settings))
 }
 

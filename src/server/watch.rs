@@ -2,7 +2,7 @@
 //! for all connections of a worker together. No timer is set per request.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -27,8 +27,8 @@ pub(super) struct Watches {
     /// Milliseconds since `started`, as of the last look: coarse, and read without a system call.
     now: Arc<AtomicU64>,
     all: RefCell<Vec<Weak<Watch>>>,
-    header_time: u64,
-    idle_time: u64,
+    header_time: Cell<u64>,
+    idle_time: Cell<u64>,
 }
 
 /// One connection. Shared with its stream, which may move to another task.
@@ -43,6 +43,7 @@ pub(super) struct Watch {
     /// Requests whose responses are not yet sent.
     under_way: AtomicU64,
     multiplexed: AtomicBool,
+    upgraded: AtomicBool,
     close: Notify,
     /// What counts the connection as open.
     _held: Box<dyn Any + Send + Sync>,
@@ -50,14 +51,22 @@ pub(super) struct Watch {
 
 impl Watches {
     pub(super) fn new(limits: &Limits) -> Rc<Self> {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(NONE);
-        Rc::new(Self {
+        let watches = Self {
             started: Instant::now(),
             now: Arc::default(),
             all: RefCell::default(),
-            header_time: millis(limits.header_time),
-            idle_time: millis(limits.idle_time),
-        })
+            header_time: Cell::default(),
+            idle_time: Cell::default(),
+        };
+        watches.limit(limits);
+        Rc::new(watches)
+    }
+
+    /// These are the limits from now on, also for connections that are open.
+    pub(super) fn limit(&self, limits: &Limits) {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(NONE);
+        self.header_time.set(millis(limits.header_time));
+        self.idle_time.set(millis(limits.idle_time));
     }
 
     /// A new connection; `held` is dropped when its stream is.
@@ -71,6 +80,7 @@ impl Watches {
             blocked: AtomicU64::new(NONE),
             under_way: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
             close: Notify::new(),
             _held: held,
         });
@@ -105,9 +115,9 @@ impl Watches {
         };
         let waiting = watch.under_way.load(Relaxed) == 0;
         // A client that does not read holds the app's response, too.
-        since(&watch.blocked) > self.idle_time
-            || (waiting && since(&watch.head) > self.header_time)
-            || (waiting && since(&watch.last) > self.idle_time)
+        since(&watch.blocked) > self.idle_time.get()
+            || (waiting && since(&watch.head) > self.header_time.get())
+            || (waiting && since(&watch.last) > self.idle_time.get())
     }
 }
 
@@ -121,6 +131,20 @@ impl Watch {
     pub(super) fn multiplexed(&self) {
         self.multiplexed.store(true, Relaxed);
         self.head.store(NONE, Relaxed);
+    }
+
+    /// Whether no request is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.load(Relaxed) == 0
+    }
+
+    /// What follows on this connection is no HTTP (RFC 9110, section 7.8).
+    pub(super) fn upgraded(&self) {
+        self.upgraded.store(true, Relaxed);
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Relaxed)
     }
 
     /// A head has come; until the guard is dropped its request is under way.
@@ -227,8 +251,8 @@ mod tests {
             started: Instant::now(),
             now: Arc::default(),
             all: RefCell::default(),
-            header_time: 10,
-            idle_time: 50,
+            header_time: Cell::new(10),
+            idle_time: Cell::new(50),
         }
     }
 

@@ -1,43 +1,47 @@
 //! One worker: a thread with a runtime, a listener, sessions' cache and upstream connections of its
-//! own. What it shares with the others it holds behind `Arc`s.
+//! own. What it shares with the others it holds behind `Arc`s. When the file is read again it takes
+//! over what was made of it, between two requests.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::accept::accept;
 use super::connection::Connections;
+use super::generation::Generation;
 use super::runtime;
-use super::tls::Certificates;
 use super::watch::Watches;
-use crate::gateway::Gateway;
-use crate::login::Parties;
 use crate::observe::access::LogSender;
 use crate::observe::metrics::Metrics;
 use crate::session::Memory;
-use crate::upstream::Directory;
 
-/// What all workers share.
+/// What all workers share as long as the process lives.
 pub(super) struct Shared {
-    pub(super) parties: Parties,
     pub(super) memory: Arc<Memory>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) server_tls: Arc<ServerConfig>,
-    pub(super) directory: Arc<Directory>,
-    pub(super) certificates: Arc<Certificates>,
     /// One for each connection that may be open.
     pub(super) permits: Arc<Semaphore>,
     pub(super) log: Option<LogSender>,
+}
+
+/// A generation for every worker to take.
+#[derive(Clone)]
+pub(super) struct Handed {
+    pub(super) generation: Arc<Generation>,
+    /// Is told by each worker that has taken it.
+    pub(super) taken: mpsc::UnboundedSender<()>,
 }
 
 /// A worker that has not begun.
 pub(super) struct Worker {
     pub(super) listener: std::net::TcpListener,
     pub(super) shared: Arc<Shared>,
+    /// The generation in force.
+    pub(super) handed: watch::Receiver<Handed>,
     /// Becomes true when no connection is to be taken any more.
     pub(super) stopped: watch::Receiver<bool>,
 }
@@ -49,47 +53,54 @@ impl Worker {
     }
 
     async fn serve(self) -> io::Result<()> {
-        let Self { listener, shared, mut stopped } = self;
+        let Self { listener, shared, mut handed, mut stopped } = self;
         let listener = TcpListener::from_std(listener)?;
-        let config = shared.parties.config.clone();
-        let limits = &config.server.limits;
+        let first = handed.borrow_and_update().generation.clone();
         let metrics = Rc::new(shared.metrics.worker());
-        let log = shared.log.clone().map(|sender| sender.log(config.log.format, metrics.clone()));
+        let format = first.config().log.format;
+        let log = shared.log.clone().map(|sender| sender.log(format, metrics.clone()));
         if let Some(log) = log.clone() {
             tokio::task::spawn_local(log.flush_regularly());
         }
-        let gateway = Gateway::new(
-            shared.parties.clone(),
-            shared.memory.clone(),
-            &shared.directory,
-            metrics.clone(),
-            log.clone(),
-        );
-        let watches = Watches::new(limits);
+        let watches = Watches::new(&first.config().server.limits);
         tokio::task::spawn_local(watches.clone().look_regularly());
         // Nothing is ever sent: it closes when the last connection has ended.
         let (alive, mut ended) = mpsc::channel::<()>(1);
+        let memory = shared.memory.clone();
         let connections =
-            Rc::new(Connections::new(gateway, &shared, watches, metrics, stopped.clone()));
-        let accepting = accept(listener, shared.permits.clone(), |stream, address, permit| {
-            let (connections, alive) = (connections.clone(), alive.clone());
-            tokio::task::spawn_local(async move {
-                connections.serve(stream, address, permit).await;
-                drop(alive);
-            });
-        });
-        tokio::select! {
-            never = accepting => match never {},
-            // The sender lives until every worker has ended.
-            _ = stopped.wait_for(|stopped| *stopped) => {}
+            Connections::new(&first, memory, watches, metrics, log.clone(), stopped.clone());
+        let connections = Rc::new(connections);
+        drop(first);
+        {
+            let serve = |stream, address, permit| {
+                let (connections, alive) = (connections.clone(), alive.clone());
+                tokio::task::spawn_local(async move {
+                    connections.serve(stream, address, permit).await;
+                    drop(alive);
+                });
+            };
+            let mut accepting = pin!(accept(listener, shared.permits.clone(), serve));
+            loop {
+                tokio::select! {
+                    never = accepting.as_mut() => match never {},
+                    // The senders live until every worker has ended.
+                    _ = stopped.wait_for(|stopped| *stopped) => break,
+                    Ok(()) = handed.changed() => {
+                        let Handed { generation, taken } = handed.borrow_and_update().clone();
+                        connections.take_over(&generation);
+                        let _ = taken.send(());
+                    }
+                }
+            }
         }
         drop(alive);
         let drained = async {
             let _ = ended.recv().await;
             connections.settled().await;
         };
-        if tokio::time::timeout(limits.drain_time, drained).await.is_err() {
-            tracing::warn!(after = ?limits.drain_time, "requests under way were cut off");
+        let drain_time = handed.borrow().generation.config().server.limits.drain_time;
+        if tokio::time::timeout(drain_time, drained).await.is_err() {
+            tracing::warn!(after = ?drain_time, "requests under way were cut off");
         }
         if let Some(log) = log {
             log.flush();

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::UPGRADE;
@@ -14,6 +15,7 @@ use super::http2::{Failed, Http2};
 use super::pool::{NoResponse, Pool};
 use crate::body::Body;
 use crate::config::Limits;
+use crate::outbox::Outbox;
 
 /// How long an upstream that has chosen HTTP/1.1 is not asked for HTTP/2 again.
 const ASK_AGAIN: Duration = Duration::from_secs(10 * 60);
@@ -36,9 +38,10 @@ pub(super) struct Either {
 }
 
 impl Channel {
-    pub(super) fn new(known: &Known, limits: &Limits) -> Self {
+    pub(super) fn new(known: &Known, limits: &Limits, outbox: &Arc<Outbox>) -> Self {
         let url = &known.upstream.url;
-        let http1 = |tls: &Tls| Rc::new(Pool::new(url.clone(), tls.clone(), limits));
+        let http1 =
+            |tls: &Tls| Rc::new(Pool::new(url.clone(), tls.clone(), limits, outbox.clone()));
         let http2 = |tls: &Tls| Http2::new(url.clone(), tls.clone(), limits);
         match &known.ways {
             Ways::Http1(tls) => Self::Http1(http1(tls)),

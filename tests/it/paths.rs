@@ -1,7 +1,7 @@
 //! Rules and paths: a request that is not for a route by the gateway's reading must not be for it by
 //! the app's.
 
-use crate::support::{Ask, Browser, PROTOCOLS, Stage, raw};
+use crate::support::{Ask, Browser, PROTOCOLS, Protocol, Stage, raw};
 
 async fn stage() -> Stage {
     Stage::with(|builder, app| {
@@ -144,6 +144,50 @@ fn decoded(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// `docs/paths.md` says what is true.
+#[tokio::test]
+async fn every_row_of_the_documents_table_is_true() {
+    let hosts = ["localhost", "app.example.test"];
+    let stage = Stage::with(|builder, app| {
+        let route = |host: &str, access: &str| format!("host = {host:?}\naccess = {access:?}");
+        builder
+            .host(hosts[1])
+            .route_with("/", app, &route(hosts[0], "public"))
+            .route_with("/admin", app, &route(hosts[0], "api"))
+            .route_with("/", app, &route(hosts[1], "public"))
+    })
+    .await;
+    let table = include_str!("../../docs/paths.md").lines().filter_map(|line| {
+        let cells: Vec<&str> = line.strip_prefix("| `")?.split(" | ").collect();
+        Some((cells[0].strip_suffix('`').unwrap(), [cells[1], cells[2]]))
+    });
+    let mut rows = 0;
+    for (target, outcomes) in table {
+        rows += 1;
+        for (host, outcome) in hosts.into_iter().zip(outcomes) {
+            let target = crate::bytes::bytes(&target.replace("HOST", host));
+            let head = [b"GET ", &target[..], b" HTTP/1.1\r\nHost: ", host.as_bytes(), b"\r\n\r\n"];
+            let mut client = raw::Raw::open_as(&stage.gateway, host, Protocol::Http1).await;
+            let before = stage.app.seen().len();
+            client.send(head.concat()).await;
+            let status = raw::status(&client.response().await);
+            let seen: Vec<_> = stage.app.seen().drain(before..).map(|seen| seen.target).collect();
+            let target = String::from_utf8_lossy(&target).into_owned();
+            let expected = match outcome {
+                "forwarded" => (200, vec![target.clone()]),
+                "admin" => (401, vec![]),
+                status if status.len() == 3 => (status.parse().unwrap(), vec![]),
+                outcome => {
+                    let path = outcome.strip_prefix("forwarded as `").unwrap();
+                    (200, vec![path.strip_suffix('`').unwrap().to_owned()])
+                }
+            };
+            assert_eq!((status, seen), expected, "{target} on {host}");
+        }
+    }
+    assert!(rows > 60, "{rows} rows were found");
 }
 
 #[tokio::test]

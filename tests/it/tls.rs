@@ -3,8 +3,10 @@
 use std::fs;
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -26,13 +28,24 @@ async fn two_hosts() -> Stage {
 async fn connect(
     gateway: &Gateway,
     name: &str,
-    change: impl FnOnce(&mut rustls::ClientConfig),
+    change: impl FnOnce(&mut ClientConfig),
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let mut config = Arc::unwrap_or_clone(authority().client(&[b"h2", b"http/1.1"]));
     change(&mut config);
     let stream = TcpStream::connect(("127.0.0.1", gateway.url.port().unwrap())).await?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// A client that speaks this version alone.
+fn client(version: &'static SupportedProtocolVersion) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority().pem.as_bytes()).unwrap()).unwrap();
+    ClientConfig::builder_with_provider(ring())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }
 
 fn certificate(stream: &TlsStream<TcpStream>) -> Vec<u8> {
@@ -57,18 +70,7 @@ async fn tls_1_2_and_1_3_and_nothing_else_than_http() {
     for (version, number) in
         [(&TLS12, rustls::ProtocolVersion::TLSv1_2), (&TLS13, rustls::ProtocolVersion::TLSv1_3)]
     {
-        let roots = {
-            use rustls::pki_types::pem::PemObject;
-            let mut roots = rustls::RootCertStore::empty();
-            let pem = authority().pem.as_bytes();
-            roots.add(rustls::pki_types::CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
-            roots
-        };
-        let config = rustls::ClientConfig::builder_with_provider(ring())
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = client(version);
         let stream = connect(&stage.gateway, "a.example.test", |other| *other = config).await;
         assert_eq!(stream.unwrap().get_ref().1.protocol_version(), Some(number));
     }
@@ -78,6 +80,36 @@ async fn tls_1_2_and_1_3_and_nothing_else_than_http() {
     .await;
     // RFC 7301, section 3.2: no protocol in common is a fatal alert (ALPACA).
     assert!(ftp.is_err());
+}
+
+/// Two workers, and a generation after the file was read again: each opens what another sealed.
+#[tokio::test]
+async fn a_tls_session_is_resumed_on_every_worker_and_after_a_reload() {
+    let stage = two_hosts().await;
+    for version in [&TLS12, &TLS13] {
+        let config = client(version);
+        let ask = async || {
+            let copy = config.clone();
+            let stream = connect(&stage.gateway, "a.example.test", |own| *own = copy).await;
+            let mut raw = Raw(stream.unwrap());
+            raw.send("GET / HTTP/1.1\r\nHost: a.example.test\r\n\r\n").await;
+            // What a ticket is for comes with the first bytes (RFC 8446, section 4.6.1).
+            assert_eq!(raw::status(&raw.response().await), 200);
+            raw.0.get_ref().1.handshake_kind().unwrap()
+        };
+        assert_eq!(ask().await, HandshakeKind::Full, "{version:?}");
+        for _ in 0..20 {
+            assert_eq!(ask().await, HandshakeKind::Resumed, "{version:?}");
+        }
+        let applied = "vestibule_config_reloads_total{outcome=\"applied\"}";
+        let before = stage.gateway.metric(applied).await;
+        stage.gateway.signal("HUP");
+        until("it is read again", async || {
+            (stage.gateway.metric(applied).await > before).then_some(())
+        })
+        .await;
+        assert_eq!(ask().await, HandshakeKind::Resumed, "{version:?}");
+    }
 }
 
 /// Domain fronting: who passed a filter for one name must not ask for another.
@@ -137,6 +169,26 @@ async fn a_certificate_that_was_renewed_is_read_and_a_broken_one_is_not() {
     gateway.signal("HUP");
     gateway.logged(&["ERROR", "certificate"]).await;
     assert_eq!(certificate(&open().await), renewed);
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_renewed_is_read_though_the_file_is_wrong() {
+    let stage = two_hosts().await;
+    let gateway = &stage.gateway;
+    let mut connection = Raw::open_as(gateway, "a.example.test", Protocol::Http1).await;
+    let open = async || connect(gateway, "a.example.test", |_| {}).await.unwrap();
+    let before = certificate(&open().await);
+    let Pair { cert, key } = authority().issue(&["a.example.test"]);
+    let at = |name: &str| gateway.directory.path().join(name);
+    fs::write(at("gateway.toml"), "[server").unwrap();
+    fs::write(at("a.example.test.pem"), &cert).unwrap();
+    fs::write(at("a.example.test.key"), &key).unwrap();
+    until("the new certificate is served", async || {
+        (certificate(&open().await) != before).then_some(())
+    })
+    .await;
+    connection.send("GET / HTTP/1.1\r\nHost: a.example.test\r\n\r\n").await;
+    assert_eq!(raw::status(&connection.response().await), 200, "of before, and still open");
 }
 
 #[tokio::test]

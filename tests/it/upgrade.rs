@@ -95,6 +95,10 @@ async fn a_websocket_passes_and_its_app_knows_the_user() {
         socket.send(Message::text(text)).await.unwrap();
         assert_eq!(socket.next().await.unwrap().unwrap(), Message::text(text));
     }
+    // Bytes of every kind: what follows a handshake is no HTTP, and is not read as if it were.
+    let binary = Message::binary((0..=255).cycle().take(200_000).collect::<Vec<u8>>());
+    socket.send(binary.clone()).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), binary);
     socket.close(None).await.unwrap();
     while let Some(Ok(_)) = socket.next().await {}
 }

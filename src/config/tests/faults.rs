@@ -38,7 +38,7 @@ gateway.toml:4:42: server.public_urls: is not an https origin
 gateway.toml:5:1: server.prot: unknown key
 5 | prot = *
   | ^^^^
-  = known here: admin, certificate, http, https, limits, public_urls, trusted_proxies, workers
+  = known here: admin, certificate, client_certificates, http, https, limits, proxy_protocol, public_urls, trusted_proxies, workers
 gateway.toml:10:11: server.limits.headers: is out of bounds
 10 | headers = 0
    |           ^
@@ -396,4 +396,23 @@ fn a_cookie_for_a_domain_cannot_be_bound_to_a_host() {
     for domain in [".example.com", "com", "127.0.0.1", "ample.com"] {
         only_fault(&site, &source.replace("'example.com' }", &format!("'{domain}' }}")));
     }
+}
+
+#[test]
+fn a_listener_that_nobody_may_speak_to_is_an_error() {
+    let site = Site::new();
+    let said = |lines: &str| only_fault(&site, &with("server", lines));
+    let trusted = "trusted_proxies = ['10.0.0.0/8']";
+    assert_eq!(
+        said("proxy_protocol = ['https']"),
+        "server.proxy_protocol: wants a header that nobody may send: trusted_proxies is empty"
+    );
+    assert_eq!(
+        said(&format!("proxy_protocol = ['http']\n{trusted}")),
+        "server.proxy_protocol: names a listener that is not there"
+    );
+    let other = said(&format!("proxy_protocol = ['admin']\n{trusted}"));
+    assert!(other.starts_with("server.proxy_protocol: is none of its words"), "{other}");
+    let right = site.right(&with("server", &format!("proxy_protocol = ['https']\n{trusted}")));
+    assert_eq!(right.server.proxy_protocol, ProxyProtocol { https: true, http: false });
 }

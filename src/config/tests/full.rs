@@ -15,6 +15,7 @@ http = "127.0.0.1:1080"
 admin = "[::1]:1090"
 public_urls = ["https://app.example.com", "https://Other.example.com:8443"]
 trusted_proxies = ["10.0.0.0/8", "::1"]
+proxy_protocol = ["https", "http"]
 workers = 3
 
 [[server.certificate]]
@@ -24,6 +25,10 @@ key = "all.key"
 [[server.certificate]]
 cert = "a.pem"
 key = "a.key"
+
+[server.client_certificates]
+ca = "all.pem"
+mode = "required"
 
 [server.limits]
 header_bytes = "32KiB"
@@ -119,6 +124,7 @@ fn every_key_of_server_is_read() {
     assert_eq!(urls, ["https://app.example.com", "https://other.example.com:8443"]);
     let proxies: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(proxies, ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(server.proxy_protocol, ProxyProtocol { https: true, http: true });
     assert_eq!(server.workers, 3);
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let names: Vec<_> = certificates.iter().map(|c| (name(&c.cert), name(&c.key))).collect();
@@ -127,6 +133,9 @@ fn every_key_of_server_is_read() {
         [("all.pem", "all.key"), ("a.pem", "a.key")].map(|(c, k)| (c.into(), k.into()))
     );
     assert!(certificates.iter().all(|c| c.cert.is_absolute()), "from the file's own directory");
+
+    let clients = server.client_certificates.unwrap();
+    assert_eq!((clients.authorities.len(), clients.mode), (1, ClientCertificatesMode::Required));
 
     let seconds = Duration::from_secs;
     assert_eq!((limits.header_bytes, limits.headers), (32 * 1024, 50));
@@ -271,6 +280,8 @@ fn every_word_of_a_choice_is_read() {
         assert_eq!(config.routes[0].session_update, keys);
     }
     assert_eq!(site.right(&with("log", "format = 'text'")).log.format, LogFormat::Text);
+    let server = site.right(&with("server", "client_certificates.ca = 'a.pem'")).server;
+    assert_eq!(server.client_certificates.unwrap().mode, ClientCertificatesMode::Optional);
 }
 
 #[test]
@@ -281,6 +292,8 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((server.http, server.admin), (None, None));
     assert_eq!(server.public_urls[0].to_string(), "https://localhost:8443");
     assert_eq!(server.trusted_proxies, []);
+    assert_eq!(server.proxy_protocol, ProxyProtocol::default());
+    assert_eq!(server.client_certificates, None);
     assert_eq!(server.workers, std::thread::available_parallelism().unwrap().get());
     let Limits { header_bytes, headers, header_time, handshake_time, idle_time, .. } =
         server.limits;

@@ -26,6 +26,16 @@ fn a_certificate_that_cannot_be_served_is_an_error() {
     assert!(said("'a.key'", "'a.pem'").contains("holds no private key in PEM"));
     assert!(said("'a.pem'", "'large.pem'").contains("cannot be read"));
     assert!(said("'a.pem'", "'.'").contains("cannot be read"));
+
+    let said = |ca: &str| {
+        only_fault(&site, &with("server", &format!("client_certificates = {{ ca = '{ca}' }}")))
+    };
+    for (ca, why) in [("none.pem", "cannot be read"), ("a.key", "holds no certificate in PEM")] {
+        let wrong = said(ca);
+        assert!(wrong.starts_with("server.client_certificates.ca: ") && wrong.contains(why));
+    }
+    site.write("junk.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    assert!(said("junk.pem").contains("holds what is no certificate"));
 }
 
 #[test]
@@ -100,4 +110,15 @@ fn a_hostile_file_is_read_in_no_time() {
         assert!(said.len() < 200_000, "{}", said.len());
     }
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn every_file_that_is_named_is_known_also_if_it_is_not_there() {
+    let site = Site::new();
+    let secret = SESSION.replace("{ env = 'SEAL' }", "{ file = 'none.secret' }");
+    site.write("gateway.toml", [SERVER, PROVIDER, &secret, ROUTE].concat());
+    let Read { outcome, files } = read_with(&site.path("gateway.toml"), &environment);
+    assert!(outcome.unwrap_err().to_string().contains("none.secret cannot be read"));
+    let expected = ["gateway.toml", "a.pem", "a.key", "none.secret"];
+    assert_eq!(files, expected.map(|name| SourceFile::look(&site.path(name))));
 }

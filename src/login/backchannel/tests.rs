@@ -36,7 +36,7 @@ impl Scene {
         config.provider = sample::provider(&stub.issuer);
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
         let memory = Arc::new(Memory::new(Bounds::default()));
-        let metrics = Metrics::new(vec![], memory.clone(), Vec::new).worker().into();
+        let metrics = Metrics::new(vec![], memory.clone()).worker().into();
         let sessions = Sessions::new(&config.session, sealer.clone(), memory).into();
         let parties = Parties {
             config: Arc::new(config),

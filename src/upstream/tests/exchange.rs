@@ -266,3 +266,82 @@ async fn the_target_and_every_byte_of_both_bodies_pass() {
     })
     .await;
 }
+
+/// What an upstream is sent until its connection is silent for a while, or closed.
+async fn sent(request: Request<Body>) -> (Vec<u8>, bool) {
+    let heard = Rc::new(std::cell::RefCell::new((Vec::new(), false)));
+    let hearing = heard.clone();
+    let (url, _) = listen(move |mut stream, _| {
+        let hearing = hearing.clone();
+        async move {
+            let mut bytes = [0; 4096];
+            while let Ok(length @ 1..) = stream.read(&mut bytes).await {
+                hearing.borrow_mut().0.extend_from_slice(&bytes[..length]);
+            }
+            hearing.borrow_mut().1 = true;
+        }
+    })
+    .await;
+    let upstreams = with(vec![url], &hurried(), roots());
+    let _ = upstreams.send(0, request, None).await;
+    sleep(Duration::from_millis(20)).await;
+    heard.borrow().clone()
+}
+
+/// SECURITY: request smuggling.
+#[tokio::test]
+async fn what_frames_a_request_is_what_is_sent_and_never_what_its_fields_say() {
+    local(async {
+        let framed = |method: &str, body: Body, fields: &[(&'static str, &str)]| {
+            let mut request = request(method, "/", body);
+            for (name, value) in fields {
+                request.headers_mut().append(*name, value.parse().unwrap());
+            }
+            request
+        };
+        let stream = || {
+            let (feed, body) = streaming();
+            feed.send("ab".into()).unwrap();
+            feed.send(Bytes::new()).unwrap();
+            feed.send("cd".into()).unwrap();
+            body
+        };
+        let both = [("content-length", "4"), ("transfer-encoding", "chunked")];
+        let none = "GET / HTTP/1.1\r\nhost: app.example\r\n\r\n";
+        let zero = "host: app.example\r\ncontent-length: 0\r\n\r\n";
+        let four = "POST / HTTP/1.1\r\nhost: app.example\r\ncontent-length: 4\r\n\r\nabcd";
+        let chunks = "host: app.example\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n";
+        for (request, expected) in [
+            (framed("GET", Body::Empty, &[]), none.to_owned()),
+            (framed("GET", Body::Empty, &both[1..]), none.to_owned()),
+            (framed("GET", Body::Empty, &both), format!("GET / HTTP/1.1\r\n{zero}")),
+            (framed("POST", Body::Empty, &[]), format!("POST / HTTP/1.1\r\n{zero}")),
+            (framed("POST", "abcd".into(), &[("content-length", "9")]), four.to_owned()),
+            (framed("POST", stream(), &both), four.to_owned()),
+            (framed("POST", stream(), &[]), format!("POST / HTTP/1.1\r\n{chunks}")),
+            (framed("GET", stream(), &[]), format!("GET / HTTP/1.1\r\n{chunks}")),
+        ] {
+            assert_eq!(String::from_utf8(sent(request).await.0).unwrap(), expected);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_of_another_length_than_announced_is_cut_off_and_its_connection_closed() {
+    local(async {
+        for (announced, arrives) in [("5", "abcd"), ("3", "")] {
+            let (feed, body) = streaming();
+            feed.send("ab".into()).unwrap();
+            feed.send("cd".into()).unwrap();
+            drop(feed);
+            let mut request = request("POST", "/", body);
+            request.headers_mut().insert("content-length", announced.parse().unwrap());
+            let (bytes, closed) = sent(request).await;
+            let text = String::from_utf8(bytes).unwrap();
+            let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            assert!(closed && (body == arrives || body == "ab"), "{announced}: {text}");
+        }
+    })
+    .await;
+}

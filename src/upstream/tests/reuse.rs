@@ -328,3 +328,78 @@ async fn surplus_bytes_are_no_response_to_the_next_request() {
     })
     .await;
 }
+
+/// A request that ends each connection it is sent over must not end them all.
+#[tokio::test]
+async fn what_can_be_repeated_is_repeated_once() {
+    local(async {
+        let asked = Rc::new(Cell::new(0));
+        let counted = asked.clone();
+        let (url, _) = listen(move |mut stream, _| {
+            let counted = counted.clone();
+            async move {
+                let mut rest = Vec::new();
+                while let Some(head) = head(&mut stream, &mut rest).await {
+                    if path_of(&head) == "/deadly" {
+                        counted.set(counted.get() + 1);
+                        return;
+                    }
+                    sleep(Duration::from_millis(20)).await;
+                    stream.write_all(ok("ok").as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await;
+        let upstreams = Rc::new(to(&url));
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let upstreams = upstreams.clone();
+                spawn_local(async move { get(&upstreams, "/").await.unwrap() })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let sent = upstreams.send(0, request("GET", "/deadly", Body::Empty), None).await;
+        assert!(matches!(sent, Err(UpstreamError::Broken { .. })));
+        assert_eq!(asked.get(), 2);
+        assert_eq!(get(&upstreams, "/").await.as_deref(), Ok("ok"));
+    })
+    .await;
+}
+
+/// Nobody reads an idle connection: without a look now and then it would stay half open for ever.
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_that_its_upstream_closed_or_that_is_old_is_closed_here_too() {
+    Box::pin(tokio::task::LocalSet::new().run_until(async {
+        for (closes, after) in [(true, 6), (false, 56)] {
+            let left = Rc::new(Cell::new(false));
+            let leaving = left.clone();
+            let (url, _) = listen(move |mut stream, _| {
+                let leaving = leaving.clone();
+                async move {
+                    let mut rest = Vec::new();
+                    head(&mut stream, &mut rest).await;
+                    stream.write_all(ok("ok").as_bytes()).await.unwrap();
+                    if closes {
+                        stream.shutdown().await.unwrap();
+                    }
+                    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+                    leaving.set(true);
+                }
+            })
+            .await;
+            let upstreams = to(&url);
+            assert_eq!(get(&upstreams, "/").await.as_deref(), Ok("ok"));
+            sleep(Duration::from_secs(after - 2)).await;
+            assert!(!left.get());
+            sleep(Duration::from_secs(4)).await;
+            // Time is not real here, but the sockets are.
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert!(left.get(), "{closes}");
+        }
+    }))
+    .await;
+}

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -29,7 +31,7 @@ pub(crate) fn authority() -> &'static Authority {
 }
 
 impl Authority {
-    /// One more, which nobody trusts.
+    /// One that nobody trusts yet.
     pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -37,6 +39,18 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A new certificate for a client of this name; `change` makes it an odd one.
+    pub(crate) fn issue_to(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Pair {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "Example");
+        params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        Pair { cert: cert.pem(), key: key.serialize_pem() }
     }
 
     /// A new certificate for these hosts.
@@ -49,11 +63,23 @@ impl Authority {
 
     /// A client that trusts the authority alone and offers these protocols.
     pub(crate) fn client(&self, protocols: &[&[u8]]) -> Arc<ClientConfig> {
-        let mut config = ClientConfig::builder_with_provider(ring())
+        self.client_as(None, protocols)
+    }
+
+    /// The same with a certificate of its own.
+    pub(crate) fn client_as(&self, own: Option<&Pair>, protocols: &[&[u8]]) -> Arc<ClientConfig> {
+        let builder = ClientConfig::builder_with_provider(ring())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(self.roots())
-            .with_no_client_auth();
+            .with_root_certificates(self.roots());
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some(Pair { cert, key }) => {
+                let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(vec![cert], key).unwrap()
+            }
+        };
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Arc::new(config)
     }

@@ -24,6 +24,7 @@ pub(crate) struct Builder {
     issuer: String,
     ready: bool,
     one_certificate: bool,
+    files: Vec<(&'static str, String)>,
 }
 
 /// A running gateway. It is killed with its value.
@@ -48,6 +49,7 @@ impl Gateway {
             issuer: provider.issuer().to_owned(),
             ready: true,
             one_certificate: false,
+            files: Vec::new(),
         }
     }
 
@@ -260,6 +262,12 @@ impl Builder {
         self.line("log", line)
     }
 
+    /// One more file beside it.
+    pub(crate) fn file(mut self, name: &'static str, text: &str) -> Self {
+        self.files.push((name, text.to_owned()));
+        self
+    }
+
     /// All hosts have the same certificate.
     pub(crate) fn one_certificate(mut self) -> Self {
         self.one_certificate = true;
@@ -282,6 +290,9 @@ impl Builder {
             let Pair { cert, key } = authority().issue(names);
             fs::write(path.join(format!("{host}.pem")), cert).unwrap();
             fs::write(path.join(format!("{host}.key")), key).unwrap();
+        }
+        for (name, text) in &self.files {
+            fs::write(path.join(name), text).unwrap();
         }
         fs::write(path.join("authority.pem"), &authority().pem).unwrap();
         fs::write(path.join("client-secret"), SECRET).unwrap();

@@ -59,19 +59,47 @@ impl Raw {
         text
     }
 
+    /// What comes until it is enough, and whether the gateway has closed.
+    pub(crate) async fn bytes_until(&mut self, enough: impl Fn(&[u8]) -> bool) -> (Vec<u8>, bool) {
+        self.read_bytes(PATIENCE, enough).await
+    }
+
+    /// The same, within this time.
+    pub(crate) async fn bytes_until_within(
+        &mut self,
+        time: Duration,
+        enough: impl Fn(&[u8]) -> bool,
+    ) -> (Vec<u8>, bool) {
+        self.read_bytes(time, enough).await
+    }
+
+    /// What comes in this time, and whether the gateway has closed.
+    pub(crate) async fn bytes_for(&mut self, time: Duration) -> (Vec<u8>, bool) {
+        self.read_bytes(time, |_| false).await
+    }
+
     async fn read_for(&mut self, time: Duration, done: impl Fn(&str) -> bool) -> (String, bool) {
+        let done = |bytes: &[u8]| done(&String::from_utf8_lossy(bytes));
+        let (bytes, closed) = self.read_bytes(time, done).await;
+        (String::from_utf8_lossy(&bytes).into_owned(), closed)
+    }
+
+    async fn read_bytes(
+        &mut self,
+        time: Duration,
+        done: impl Fn(&[u8]) -> bool,
+    ) -> (Vec<u8>, bool) {
         let deadline = tokio::time::Instant::now() + time;
         let mut bytes = Vec::new();
         let mut buffer = vec![0; 16 * 1024];
         loop {
-            let text = || String::from_utf8_lossy(&bytes).into_owned();
-            if done(&text()) {
-                return (text(), false);
+            if done(&bytes) {
+                return (bytes, false);
             }
             match tokio::time::timeout_at(deadline, self.0.read(&mut buffer)).await {
-                Err(_) => return (text(), false),
+                Err(_) => return (bytes, false),
                 // A reset, or an end without TLS's farewell, is an end too.
-                Ok(Err(_) | Ok(0)) => return (text(), true),
+                Ok(Err(_) | Ok(0)) => return (bytes, true),
                 Ok(Ok(length)) => bytes.extend(&buffer[..length]),
             }
         }

@@ -259,7 +259,11 @@ impl Connection {
         Self::over(stream, Protocol::Http1).await.map_err(std::io::Error::other)
     }
 
-    async fn over(stream: impl Stream, protocol: Protocol) -> Result<Self, hyper::Error> {
+    /// Speaks over a stream that is there.
+    pub(crate) async fn over(
+        stream: impl Stream,
+        protocol: Protocol,
+    ) -> Result<Self, hyper::Error> {
         let io = TokioIo::new(stream);
         let sender = match protocol {
             Protocol::Http1 => {
