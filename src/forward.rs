@@ -30,7 +30,7 @@ use crate::outbox::Outbox;
 use crate::peer::ClientCertificate;
 use crate::session::update::UpdateRefused;
 use crate::session::{Opened, SessionUpdate, Sessions, cookie};
-use crate::upstream::{Switched, UpstreamError, Upstreams};
+use crate::upstream::{Directory, Switched, UpstreamError, Upstreams};
 
 mod close_frame;
 mod delivery;
@@ -102,13 +102,13 @@ impl Forward {
     /// For one worker.
     pub fn new(
         config: &Arc<Config>,
-        tls: &Arc<rustls::ClientConfig>,
+        directory: &Directory,
         owns_cookie: OwnCookie,
         sessions: Rc<Sessions>,
         outbox: &Arc<Outbox>,
     ) -> Self {
         Self {
-            upstreams: Upstreams::new(&config.routes, &config.server.limits, tls, outbox),
+            upstreams: Upstreams::new(directory, outbox),
             reserved: Rc::new(Reserved::new(config)),
             forwarded: Forwarded::new(&config.server),
             config: config.clone(),
@@ -146,7 +146,8 @@ impl Forward {
         let body = passing::to_app(body, &self.reserved, whole, bounds).map_err(Broken::failure)?;
         let request = Request::from_parts(head, body);
         let request = self.prepare(request, route, way, opened, browser.is_some());
-        let sent = self.upstreams.send(way.route, request).await;
+        let session = opened.filter(|_| route.sticky).map(|opened| opened.session.id.number());
+        let sent = self.upstreams.send(way.route, request, session).await;
         // The app has no part in it when the request itself breaks off.
         let failed = |error| whole.broken().map_or_else(|| failure(error), Broken::failure);
         let mut response = sent.map_err(failed)?;

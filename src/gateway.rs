@@ -34,6 +34,7 @@ use crate::peer::{ClientCertificate, Peer};
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
 use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
+use crate::upstream::Directory;
 
 /// Answers the requests of one worker.
 pub struct Gateway {
@@ -68,11 +69,11 @@ struct Destination {
 }
 
 impl Gateway {
-    /// For one worker. `parties` and `memory` are shared by all; `tls` is for https upstreams.
+    /// For one worker. `parties`, `memory` and `directory` are shared by all.
     pub fn new(
         parties: Parties,
         memory: Arc<Memory>,
-        tls: &Arc<rustls::ClientConfig>,
+        directory: &Directory,
         metrics: Rc<WorkerMetrics>,
         log: Option<Rc<AccessLog>>,
         outbox: &Arc<Outbox>,
@@ -84,7 +85,13 @@ impl Gateway {
         let owns_cookie = move |name: &[u8]| known.cookie().owns(name) || Login::owns_cookie(name);
         Self {
             routes: Routes::new(&config),
-            forward: Forward::new(&config, tls, Box::new(owns_cookie), sessions.clone(), outbox),
+            forward: Forward::new(
+                &config,
+                directory,
+                Box::new(owns_cookie),
+                sessions.clone(),
+                outbox,
+            ),
             login: Login::new(parties, sessions.clone(), metrics.clone()),
             names: Names::new(&config),
             ids: RequestIds::default(),
@@ -224,13 +231,19 @@ impl Gateway {
         visit: &Visit,
         seen: &Seen,
     ) -> Response<Body> {
+        let mut failed = None;
         let mut response = outcome.unwrap_or_else(|failure| {
             seen.log_failure(&failure);
+            failed = Some(failure.status);
+            if seen.is_grpc {
+                return page::render_grpc(&failure);
+            }
             page::render(&failure, seen.accept.as_ref(), &seen.method, seen.id.as_str())
         });
         self.sessions.answer(visit, response.headers_mut(), Timestamp::now());
         let log = self.log.as_deref();
-        seen.end(response.status(), visit.opened(), &self.names, &self.metrics, log);
+        let status = failed.unwrap_or(response.status());
+        seen.end(status, visit.opened(), &self.names, &self.metrics, log);
         response
     }
 

@@ -28,14 +28,14 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         "gateway",
         &[
             "access", "body", "clock", "config", "error", "forward", "login", "observe", "outbox",
-            "page", "peer", "route", "session",
+            "page", "peer", "route", "session", "upstream",
         ],
     ),
     (
         "server",
         &[
             "body", "clock", "config", "error", "gateway", "login", "observe", "outbox", "page",
-            "peer", "route", "session",
+            "peer", "route", "session", "upstream",
         ],
     ),
     ("demo", &["clock", "config", "observe", "server"]),

@@ -37,10 +37,11 @@ use crate::config::certificate::CertificateError;
 use crate::login::KeyError;
 use crate::observe::access::Writer;
 use crate::observe::admin::Readiness;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, UpstreamNumbers};
 use crate::observe::request::route_name;
 use crate::session::Memory;
 use crate::session::memory::Bounds;
+use crate::upstream::Directory;
 
 mod accept;
 mod client_certificate;
@@ -147,6 +148,8 @@ async fn run(
         clients: Arc::default(),
         log: log.as_ref().map(Writer::sender),
     });
+    let handed = in_force.handed();
+    metrics.ask_upstreams(move || upstream_numbers(&handed.borrow().generation.directory));
     let (stop, stopped) = channel(false);
     let workers = Workers::start(https, &shared, &in_force.handed(), &stopped)?;
     drop(shared);
@@ -173,6 +176,17 @@ async fn run(
         log.finish();
     }
     Ok(())
+}
+
+/// What the upstreams' directory tells the numbers.
+fn upstream_numbers(directory: &Directory) -> Vec<UpstreamNumbers> {
+    let numbers = directory.numbers().map(|one| UpstreamNumbers {
+        upstream: one.upstream,
+        is_in: one.is_in,
+        ejections: one.ejections,
+        checks: one.checks,
+    });
+    numbers.collect()
 }
 
 /// The workers' threads.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -83,11 +83,28 @@ pub enum ReloadOutcome {
 const RELOADS: [(ReloadOutcome, &str); 2] =
     [(ReloadOutcome::Applied, "applied"), (ReloadOutcome::Refused, "refused")];
 
+/// What is counted of one upstream, by whoever asks it.
+#[derive(Clone, Debug)]
+pub struct UpstreamNumbers {
+    /// As configured.
+    pub upstream: String,
+    /// Whether it is asked like any other.
+    pub is_in: bool,
+    /// How often it was left out because it failed.
+    pub ejections: u64,
+    /// How many health checks have passed and how many have failed, if there are any.
+    pub checks: Option<[u64; 2]>,
+}
+
+/// Reads the upstreams' numbers.
+type Upstreams = Box<dyn Fn() -> Vec<UpstreamNumbers> + Send + Sync>;
+
 /// The numbers of all workers.
 pub struct Metrics {
     /// The routes of the start.
     routes: Vec<String>,
     memory: Arc<Memory>,
+    upstreams: OnceLock<Upstreams>,
     workers: Mutex<Vec<Arc<Counters>>>,
     reloads: [AtomicU64; RELOADS.len()],
     /// When the configuration in force was taken, in seconds since 1970.
@@ -148,10 +165,16 @@ impl Metrics {
         Arc::new(Self {
             routes,
             memory,
+            upstreams: OnceLock::new(),
             workers: Mutex::default(),
             reloads: Default::default(),
             configured_at: AtomicU64::default(),
         })
+    }
+
+    /// Whom to ask for the upstreams' numbers at each scrape; once.
+    pub fn ask_upstreams(&self, ask: impl Fn() -> Vec<UpstreamNumbers> + Send + Sync + 'static) {
+        let _ = self.upstreams.set(Box::new(ask));
     }
 
     /// A configuration is in force since this time (seconds since 1970).
@@ -318,10 +341,14 @@ impl fmt::Debug for Metrics {
 
 type Labels = Vec<(&'static str, String)>;
 
+const TOO_MANY: &str = "Connections closed because their clients have too many";
+const BROKEN: &str = "Connections closed because their clients break HTTP/2";
+
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = &self.0;
         let one = |value: u64| vec![(Labels::new(), value)];
+        let upstreams = all.upstreams.get().map(|ask| ask()).unwrap_or_default();
         let applied = all.sum(|c| c.applied.load(Relaxed));
         let lost = all.sum(|c| c.lost.load(Relaxed));
         let dropped = all.sum(|c| c.dropped_lines.load(Relaxed));
@@ -339,17 +366,15 @@ impl Collector for Scrape {
                 one(all.memory.forgotten()),
             ),
             ("vestibule_access_lines_dropped", "Access lines not written", one(dropped)),
+            (
+                "vestibule_upstream_ejections",
+                "How often an upstream was left out because it failed",
+                upstreams.iter().map(|one| (upstream(one), one.ejections)).collect(),
+            ),
+            ("vestibule_upstream_checks", "Health checks by outcome", checks(&upstreams)),
             ("vestibule_config_reloads", "Configurations read while serving", all.reloads()),
-            (
-                "vestibule_connections_refused",
-                "Connections closed because their clients have too many",
-                one(refused),
-            ),
-            (
-                "vestibule_http2_connections_broken",
-                "Connections closed because their clients break HTTP/2",
-                one(broken),
-            ),
+            ("vestibule_connections_refused", TOO_MANY, one(refused)),
+            ("vestibule_http2_connections_broken", BROKEN, one(broken)),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (labels, value) in &rows {
@@ -372,6 +397,11 @@ impl Collector for Scrape {
             encoder
                 .encode_descriptor(name, help, unit, MetricType::Gauge)?
                 .encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
+        }
+        let (name, help) = ("vestibule_upstream_up", "Whether an upstream is not left out");
+        let mut up = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for one in &upstreams {
+            up.encode_family(&upstream(one))?.encode_gauge(&i64::from(one.is_in))?;
         }
         for (name, help, of) in HISTOGRAMS {
             let kind = MetricType::Histogram;
@@ -447,6 +477,24 @@ impl Metrics {
     }
 }
 
+/// The labels of an upstream's numbers.
+fn upstream(numbers: &UpstreamNumbers) -> Labels {
+    vec![("upstream", numbers.upstream.clone())]
+}
+
+fn checks(upstreams: &[UpstreamNumbers]) -> Vec<(Labels, u64)> {
+    let rows = upstreams.iter().flat_map(|one| {
+        let row = move |(outcome, count): (&str, u64)| {
+            let mut labels = upstream(one);
+            labels.push(("outcome", outcome.to_owned()));
+            (labels, count)
+        };
+        let counts = one.checks.into_iter().flatten();
+        ["passed", "failed"].into_iter().zip(counts).map(row)
+    });
+    rows.collect()
+}
+
 type Pick = fn(&Counters) -> &Histogram;
 
 const HISTOGRAMS: [(&str, &str, Pick); 2] = [
@@ -478,6 +526,15 @@ mod tests {
     fn a_scrape_adds_up_what_the_workers_counted() {
         let memory = Arc::new(Memory::new(Bounds::default()));
         let metrics = Metrics::new(vec!["/app".to_owned()], memory);
+        metrics.ask_upstreams(|| {
+            let upstream = |name: &str, checks: Option<[u64; 2]>| UpstreamNumbers {
+                upstream: name.to_owned(),
+                is_in: checks.is_some(),
+                ejections: 2,
+                checks,
+            };
+            vec![upstream("http://a", Some([5, 1])), upstream("http://b", None)]
+        });
         for _ in 0..3 {
             let worker = metrics.worker();
             let time = Duration::from_millis(3);
@@ -498,6 +555,11 @@ mod tests {
             r#"vestibule_session_updates_refused_total{reason="too_deep"} 3"#,
             r#"vestibule_session_updates_refused_total{reason="not_json"} 0"#,
             "vestibule_session_updates_applied_total 0",
+            r#"vestibule_upstream_ejections_total{upstream="http://a"} 2"#,
+            r#"vestibule_upstream_checks_total{upstream="http://a",outcome="passed"} 5"#,
+            r#"vestibule_upstream_checks_total{upstream="http://a",outcome="failed"} 1"#,
+            r#"vestibule_upstream_up{upstream="http://a"} 1"#,
+            r#"vestibule_upstream_up{upstream="http://b"} 0"#,
             "vestibule_open_connections 3",
             r#"vestibule_upstream_seconds_bucket{le="0.0025"} 0"#,
             r#"vestibule_upstream_seconds_bucket{le="0.005"} 3"#,

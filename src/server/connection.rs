@@ -283,7 +283,7 @@ impl Serving {
         let gateway = Gateway::new(
             generation.parties.clone(),
             memory.clone(),
-            &generation.client_tls,
+            &generation.directory,
             metrics,
             log.filter(|_| config.log.access).cloned(),
             outbox,

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::login::{Pace, Parties, Provider, ProviderError, Refreshes};
 use crate::route::Routes;
 use crate::session::Sealer;
+use crate::upstream::Directory;
 
 /// How long another provider may take to be reached before it is taken.
 const REACH_TIME: Duration = Duration::from_secs(10);
@@ -21,7 +22,7 @@ const REACH_TIME: Duration = Duration::from_secs(10);
 /// One configuration, with what is made of it once for all workers.
 pub(super) struct Generation {
     pub(super) parties: Parties,
-    pub(super) client_tls: Arc<ClientConfig>,
+    pub(super) directory: Arc<Directory>,
     pub(super) server_tls: Arc<ServerConfig>,
     pub(super) certificates: Arc<Certificates>,
     /// For the listener that only redirects.
@@ -51,7 +52,8 @@ impl Generation {
     pub(super) fn first(config: Config) -> Result<Self, StartError> {
         let client_tls = tls::roots()?;
         let provider = Arc::new(Provider::new(&config.provider, &client_tls)?);
-        Self::new(config, client_tls, provider, Arc::default(), Arc::default(), Tickets::new()?)
+        let (refreshes, pace) = Default::default();
+        Self::new(config, &client_tls, provider, refreshes, pace, Tickets::new()?, None)
     }
 
     /// The one that takes this one's place. Logins under way, refreshes and TLS tickets go on;
@@ -81,24 +83,28 @@ impl Generation {
         let same = before.config.server.client_certificates == config.server.client_certificates;
         let tickets = if same { Ok(self.tickets.clone()) } else { Tickets::new() };
         let tickets = tickets.map_err(|error| one(error.into()))?;
-        Self::new(config, client_tls, provider, refreshes, pace, tickets).map_err(one)
+        let directory = Some(&*self.directory);
+        Self::new(config, &client_tls, provider, refreshes, pace, tickets, directory).map_err(one)
     }
 
     fn new(
         config: Config,
-        client_tls: Arc<ClientConfig>,
+        client_tls: &Arc<ClientConfig>,
         provider: Arc<Provider>,
         refreshes: Arc<Refreshes>,
         pace: Arc<Pace>,
         tickets: Tickets,
+        before: Option<&Directory>,
     ) -> Result<Self, StartError> {
         let certificates = Certificates::read(&config.server.certificates)?;
         let clients = config.server.client_certificates.as_ref();
         let server_tls = tls::settings(certificates.clone(), clients, &tickets)?;
         let routes = Routes::new(&config);
+        let directory = Directory::new(&config.routes, &config.server.limits, client_tls, before)?;
+        let directory = Arc::new(directory);
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
         let parties = Parties { config: Arc::new(config), provider, sealer, refreshes, pace };
-        Ok(Self { parties, client_tls, server_tls, certificates, routes, tickets })
+        Ok(Self { parties, directory, server_tls, certificates, routes, tickets })
     }
 
     /// The configuration.

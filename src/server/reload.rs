@@ -67,6 +67,7 @@ impl InForce {
         let server = &config.server;
         let health = config.session.redis.as_ref().map(|_| Arc::new(Health::default()));
         metrics.configured(Timestamp::now().0);
+        generation.directory.watch();
         Self {
             source,
             workers: server.workers,
@@ -152,6 +153,7 @@ impl InForce {
             }
         };
         let config = generation.config();
+        generation.directory.watch();
         observe::log::change(&config.log);
         self.permits.set(config.server.limits.connections);
         self.redirect_permits.set(config.server.limits.connections);

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use tokio_rustls::TlsConnector;
 
 use super::UpstreamError;
-use super::connect::connect;
+use super::connect::{Tls, connect};
 use super::http1::{Connection, ExchangeError, Failed, Head, Reached, Receiving, Switched, Upload};
 use crate::body::Body;
 use crate::config::Limits;
@@ -39,7 +38,7 @@ pub(super) enum NoResponse {
 /// The connections.
 pub(super) struct Pool {
     url: UpstreamUrl,
-    tls: TlsConnector,
+    tls: Tls,
     connect_time: Duration,
     response_time: Duration,
     outbox: Arc<Outbox>,
@@ -49,12 +48,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(
-        url: UpstreamUrl,
-        tls: TlsConnector,
-        limits: &Limits,
-        outbox: Arc<Outbox>,
-    ) -> Self {
+    pub(super) fn new(url: UpstreamUrl, tls: Tls, limits: &Limits, outbox: Arc<Outbox>) -> Self {
         Self {
             url,
             tls,

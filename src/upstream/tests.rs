@@ -16,7 +16,8 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::body::BodyError;
-use crate::config::sample;
+use crate::config::upstream::Upstream;
+use crate::config::{Limits, Route, sample};
 
 /// Runs a test where connections can be served.
 async fn local<T>(test: impl Future<Output = T>) -> T {
@@ -85,14 +86,19 @@ fn roots() -> rustls::RootCertStore {
 }
 
 fn with(urls: Vec<UpstreamUrl>, limits: &Limits, roots: rustls::RootCertStore) -> Upstreams {
+    of(urls.into_iter().map(Upstream::from).collect(), limits, roots)
+}
+
+fn of(upstream: Vec<Upstream>, limits: &Limits, roots: rustls::RootCertStore) -> Upstreams {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let route = Route { upstream: urls, ..sample::route() };
-    Upstreams::new(&[route], limits, &Arc::new(tls), &Arc::default())
+    let route = Route { upstream, ..sample::route() };
+    let directory = Directory::new(&[route], limits, &Arc::new(tls), None).unwrap();
+    Upstreams::new(&directory, &Arc::default())
 }
 
 fn to(url: &UpstreamUrl) -> Upstreams {
@@ -106,7 +112,7 @@ fn request(method: &str, path: &str, body: Body) -> Request<Body> {
 }
 
 async fn get(upstreams: &Upstreams, path: &str) -> Result<String, String> {
-    let response = upstreams.send(0, request("GET", path, Body::Empty)).await;
+    let response = upstreams.send(0, request("GET", path, Body::Empty), None).await;
     text(response.map_err(|error| format!("{error}: {error:?}"))?).await
 }
 
@@ -137,4 +143,5 @@ fn streaming() -> (mpsc::UnboundedSender<Bytes>, Body) {
 
 mod exchange;
 mod hostile;
+mod http2;
 mod reuse;

@@ -16,7 +16,7 @@ async fn becomes(bytes: &str, closes: bool) -> Result<String, UpstreamError> {
         }
     })
     .await;
-    let response = to(&url).send(0, request("GET", "/", Body::Empty)).await?;
+    let response = to(&url).send(0, request("GET", "/", Body::Empty), None).await?;
     Ok(text(response).await.unwrap_or_else(|error| format!("broke off: {error}")))
 }
 
@@ -138,7 +138,8 @@ async fn a_head_without_end_is_given_up_long_before_memory_is() {
             }
         })
         .await;
-        let failed = to(&url).send(0, request("GET", "/", Body::Empty)).await.map(|it| it.status());
+        let failed =
+            to(&url).send(0, request("GET", "/", Body::Empty), None).await.map(|it| it.status());
         assert!(matches!(failed, Err(UpstreamError::Broken { .. })), "{failed:?}");
         sleep(Duration::from_millis(50)).await;
         // What the sockets hold is more than what the gateway has read.
@@ -160,7 +161,7 @@ async fn interim_responses_without_end_are_late() {
         .await;
         let limits = Limits { response_time: Duration::from_millis(150), ..sample::limits() };
         let upstreams = with(vec![url], &limits, roots());
-        let failed = upstreams.send(0, request("GET", "/", Body::Empty)).await;
+        let failed = upstreams.send(0, request("GET", "/", Body::Empty), None).await;
         let failed = failed.map(|it| it.status());
         assert!(matches!(failed, Err(UpstreamError::Late { .. })), "{failed:?}");
     })
@@ -175,7 +176,7 @@ async fn trailers_arrive_after_the_body() {
         let (url, connections) = answering(bytes).await;
         let upstreams = to(&url);
         for _ in 0..2 {
-            let sent = upstreams.send(0, request("GET", "/", Body::Empty)).await.unwrap();
+            let sent = upstreams.send(0, request("GET", "/", Body::Empty), None).await.unwrap();
             let whole = sent.into_body().collect().await.unwrap();
             assert_eq!(whole.trailers().unwrap()["x-sum"], "1");
             assert_eq!(whole.to_bytes(), "body");

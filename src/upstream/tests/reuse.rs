@@ -21,7 +21,8 @@ async fn a_connection_is_used_again_by_the_next_request() {
             let (url, connections) = answering(bytes).await;
             let upstreams = to(&url);
             for _ in 0..3 {
-                let sent = upstreams.send(0, request(method, "/", Body::Empty)).await.unwrap();
+                let sent =
+                    upstreams.send(0, request(method, "/", Body::Empty), None).await.unwrap();
                 text(sent).await.unwrap();
             }
             assert_eq!(connections.get(), 1, "{method} {bytes}");
@@ -136,7 +137,7 @@ async fn what_may_have_been_done_is_not_done_twice() {
             get(&upstreams, "/").await.unwrap();
             sleep(Duration::from_millis(30)).await;
             let whole = if body.is_empty() { Body::Empty } else { body.into() };
-            let sent = upstreams.send(0, request(method, "/", whole)).await;
+            let sent = upstreams.send(0, request(method, "/", whole), None).await;
             assert!(matches!(sent, Err(UpstreamError::Broken { .. })), "{method} {body}");
             assert_eq!(asked.get(), 1, "{method} {body}");
         }
@@ -151,7 +152,8 @@ async fn a_response_that_is_not_read_to_its_end_takes_its_connection_with_it() {
         let (url, connections) = answering(ok(&body)).await;
         let upstreams = to(&url);
         for round in 1..=5 {
-            let mut response = upstreams.send(0, request("GET", "/", Body::Empty)).await.unwrap();
+            let mut response =
+                upstreams.send(0, request("GET", "/", Body::Empty), None).await.unwrap();
             if round % 2 == 0 {
                 response.body_mut().frame().await.unwrap().unwrap();
             }
@@ -179,7 +181,7 @@ async fn an_early_answer_arrives_and_its_connection_is_not_used_again() {
         for round in 1..=3 {
             let (feed, body) = streaming();
             feed.send("first".into()).unwrap();
-            let early = upstreams.send(0, request("POST", "/", body)).await.unwrap();
+            let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
             assert_eq!(early.status(), 413);
             assert_eq!(text(early).await.unwrap(), "large");
             assert_eq!(connections.get(), round);
@@ -203,9 +205,9 @@ async fn an_early_answer_without_a_body_does_not_free_the_connection_either() {
         let upstreams = to(&url);
         let (feed, body) = streaming();
         feed.send("first".into()).unwrap();
-        let early = upstreams.send(0, request("POST", "/", body)).await.unwrap();
+        let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
         assert_eq!(early.status(), 204);
-        let next = upstreams.send(0, request("GET", "/", Body::Empty)).await.unwrap();
+        let next = upstreams.send(0, request("GET", "/", Body::Empty), None).await.unwrap();
         assert_eq!((next.status().as_u16(), connections.get()), (204, 2));
         drop(feed);
     })
@@ -226,7 +228,7 @@ async fn a_connection_that_is_stuck_holds_up_nobody() {
         .await;
         let upstreams = to(&url);
         let body = vec![b'x'; 64 * 1024 * 1024].into();
-        let early = upstreams.send(0, request("POST", "/", body)).await.unwrap();
+        let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
         assert_eq!(text(early).await.unwrap(), "early");
         let begun = Instant::now();
         assert_eq!(get(&upstreams, "/").await.unwrap(), "early");
@@ -358,7 +360,7 @@ async fn what_can_be_repeated_is_repeated_once() {
         for task in tasks {
             task.await.unwrap();
         }
-        let sent = upstreams.send(0, request("GET", "/deadly", Body::Empty)).await;
+        let sent = upstreams.send(0, request("GET", "/deadly", Body::Empty), None).await;
         assert!(matches!(sent, Err(UpstreamError::Broken { .. })));
         assert_eq!(asked.get(), 2);
         assert_eq!(get(&upstreams, "/").await.as_deref(), Ok("ok"));
