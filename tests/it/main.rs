@@ -48,3 +48,4 @@ mod trailers;
 mod update;
 mod upgrade;
 mod upstreams;
+mod websocket_http2;
