@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `listen` | which sockets are there? |
 //! | `accept` | when is a connection taken? |
+//! | `clients` | how many of them are one client's? |
 //! | `worker` | what does a thread own? |
 //! | `generation` | what is replaced when the file is read again? |
 //! | `reload` | when is it read again, and what if it is wrong? |
@@ -44,6 +45,7 @@ use crate::upstream::Directory;
 
 mod accept;
 mod client_certificate;
+mod clients;
 mod coalesce;
 mod connection;
 mod generation;
@@ -143,6 +145,7 @@ async fn run(
         memory,
         metrics: metrics.clone(),
         permits: in_force.permits.semaphore(),
+        clients: Arc::default(),
         log: log.as_ref().map(Writer::sender),
     });
     let handed = in_force.handed();

@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client_certificate::describe;
+use super::clients::{Clients, Place};
 use super::coalesce::Coalesce;
 use super::generation::Generation;
 use super::heads::{Guarded, Heads};
@@ -36,7 +37,7 @@ use super::proxy_protocol;
 use super::tls::Certificates;
 use super::watch::{UnderWay, Watch, Watched, Watches};
 use crate::body::{Body, BodyError};
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::gateway::Gateway;
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
@@ -65,6 +66,7 @@ pub(super) struct Connections {
     watches: Rc<Watches>,
     metrics: Rc<WorkerMetrics>,
     log: Option<Rc<AccessLog>>,
+    clients: Arc<Clients>,
     outbox: Arc<Outbox>,
     stopped: watch::Receiver<bool>,
 }
@@ -74,6 +76,8 @@ struct Serving {
     gateway: Rc<Gateway>,
     tls: TlsAcceptor,
     certificates: Arc<Certificates>,
+    /// Of whom connections are counted, and how many each may have.
+    config: Arc<Config>,
     /// Who writes a PROXY header, where that is wanted.
     proxies: Option<Vec<IpNet>>,
     handshake_time: Duration,
@@ -89,13 +93,14 @@ impl Connections {
         watches: Rc<Watches>,
         metrics: Rc<WorkerMetrics>,
         log: Option<Rc<AccessLog>>,
+        clients: Arc<Clients>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
         let outbox = Arc::default();
         let serving = Serving::new(generation, &memory, metrics.clone(), log.as_ref(), &outbox);
         let serving = RefCell::new(Rc::new(serving));
         let before = RefCell::default();
-        Self { serving, before, memory, watches, metrics, log, outbox, stopped }
+        Self { serving, before, memory, watches, metrics, log, clients, outbox, stopped }
     }
 
     /// Requests that come from now on are answered by this generation, on every connection; those
@@ -129,8 +134,11 @@ impl Connections {
         address: IpAddr,
         permit: OwnedSemaphorePermit,
     ) {
-        let open = self.metrics.connection();
         let serving = self.serving.borrow().clone();
+        // Before the handshake, which costs more than all that comes after it.
+        let Some(place) = self.enter(&serving, address) else { return };
+        let open = self.metrics.connection();
+        let peer = address;
         // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
         let arrival = tokio::time::timeout(serving.handshake_time, serving.arrive(stream, address));
         let (stream, address) = match Box::pin(arrival).await {
@@ -138,8 +146,13 @@ impl Connections {
             Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
             Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
         };
+        // Whom a load balancer speaks for is a client as well.
+        let named = if address == peer { None } else { Some(self.enter(&serving, address)) };
+        if matches!(named, Some(None)) {
+            return;
+        }
         // A connection that becomes a WebSocket goes on counting: its stream has the watch.
-        let watch = self.watches.add(Box::new((open, permit)));
+        let watch = self.watches.add(Box::new((open, permit, place, named)));
         let peer = serving.peer(&stream, address);
         let client = peer.address;
         let exchange = exchange(self.clone(), peer, watch.clone());
@@ -186,6 +199,16 @@ impl Connections {
                 linger(parts.io.into_inner()).await;
             }
         }
+    }
+
+    /// A place for a connection of this client, if it may have one more.
+    fn enter(&self, serving: &Serving, address: IpAddr) -> Option<Place> {
+        let place = self.clients.enter(address, &serving.config.server);
+        if place.is_none() {
+            self.metrics.refused_connection();
+            tracing::debug!(%address, "a client has too many connections");
+        }
+        place
     }
 
     /// hyper answers what it cannot read by itself, and closes; nobody else would hear of it.
@@ -269,6 +292,7 @@ impl Serving {
             gateway: Rc::new(gateway),
             tls: TlsAcceptor::from(generation.server_tls.clone()),
             certificates: generation.certificates.clone(),
+            config: config.clone(),
             proxies: proxies.then(|| config.server.trusted_proxies.clone()),
             handshake_time: limits.handshake_time,
             http1: http1(limits),

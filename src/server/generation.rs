@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::StartError;
 use super::tls::{self, Certificates, Tickets};
 use crate::config::Config;
-use crate::login::{Parties, Provider, ProviderError, Refreshes};
+use crate::login::{Pace, Parties, Provider, ProviderError, Refreshes};
 use crate::route::Routes;
 use crate::session::Sealer;
 use crate::upstream::Directory;
@@ -52,7 +52,8 @@ impl Generation {
     pub(super) fn first(config: Config) -> Result<Self, StartError> {
         let client_tls = tls::roots()?;
         let provider = Arc::new(Provider::new(&config.provider, &client_tls)?);
-        Self::new(config, &client_tls, provider, Arc::default(), Tickets::new()?, None)
+        let (refreshes, pace) = Default::default();
+        Self::new(config, &client_tls, provider, refreshes, pace, Tickets::new()?, None)
     }
 
     /// The one that takes this one's place. Logins under way, refreshes and TLS tickets go on;
@@ -76,14 +77,14 @@ impl Generation {
                 .map_err(|error| vec![Refused::Provider(error)])?;
             Arc::new(provider)
         };
-        let refreshes = before.refreshes.clone();
+        let (refreshes, pace) = (before.refreshes.clone(), before.pace.clone());
         // SECURITY: a resumed session is not verified again: who was let in under other rules has
         // to show a certificate under these.
         let same = before.config.server.client_certificates == config.server.client_certificates;
         let tickets = if same { Ok(self.tickets.clone()) } else { Tickets::new() };
         let tickets = tickets.map_err(|error| one(error.into()))?;
         let directory = Some(&*self.directory);
-        Self::new(config, &client_tls, provider, refreshes, tickets, directory).map_err(one)
+        Self::new(config, &client_tls, provider, refreshes, pace, tickets, directory).map_err(one)
     }
 
     fn new(
@@ -91,6 +92,7 @@ impl Generation {
         client_tls: &Arc<ClientConfig>,
         provider: Arc<Provider>,
         refreshes: Arc<Refreshes>,
+        pace: Arc<Pace>,
         tickets: Tickets,
         before: Option<&Directory>,
     ) -> Result<Self, StartError> {
@@ -101,7 +103,7 @@ impl Generation {
         let directory = Directory::new(&config.routes, &config.server.limits, client_tls, before)?;
         let directory = Arc::new(directory);
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
-        let parties = Parties { config: Arc::new(config), provider, sealer, refreshes };
+        let parties = Parties { config: Arc::new(config), provider, sealer, refreshes, pace };
         Ok(Self { parties, directory, server_tls, certificates, routes, tickets })
     }
 
