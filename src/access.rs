@@ -87,7 +87,7 @@ const X_MOZ: HeaderName = HeaderName::from_static("x-moz");
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::value::Keys;
+    use crate::config::sample;
     use http::Request;
     use serde_json::json;
 
@@ -96,18 +96,7 @@ mod tests {
             claim: (*claim).to_owned(),
             any_of: any_of.iter().map(ToString::to_string).collect(),
         };
-        Route {
-            host: None,
-            path: "/".to_owned(),
-            upstream: vec![],
-            access,
-            require: require.iter().map(rule).collect(),
-            headers: vec![],
-            session_update: Keys::All,
-            session_header: Keys::All,
-            access_token: false,
-            close_on_session_end: true,
-        }
+        Route { access, require: require.iter().map(rule).collect(), ..sample::route() }
     }
 
     fn identity(more: &Value) -> Identity {

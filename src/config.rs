@@ -27,11 +27,13 @@ mod secrets;
 mod server;
 mod session;
 mod table;
+pub mod upstream;
 pub mod value;
 
 use diagnostic::{Diagnostic, Diagnostics};
 use files::SourceFile;
-use value::{ClaimPath, Keys, Origin, Secret, UpstreamUrl};
+use upstream::{HealthCheck, Upstream};
+use value::{ClaimPath, Keys, Origin, Secret};
 
 /// A configuration, and what somebody should look at.
 #[derive(Debug)]
@@ -331,7 +333,12 @@ pub struct Route {
     /// `path`: starts with `/`; matches on segment boundaries.
     pub path: String,
     /// `upstream`: at least one.
-    pub upstream: Vec<UpstreamUrl>,
+    pub upstream: Vec<Upstream>,
+    /// `sticky`, default false: one session's requests go to one upstream, as long as that can
+    /// take them.
+    pub sticky: bool,
+    /// `health`: how its upstreams are checked; absent: by nothing but the users' requests.
+    pub health: Option<HealthCheck>,
     /// `access`, default `login`.
     pub access: Access,
     /// `require`: claims that must match, all of them.

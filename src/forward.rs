@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SET_COOKIE, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_TYPE, SET_COOKIE, TE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
@@ -26,10 +26,11 @@ use crate::body::Body;
 use crate::config::value::Keys;
 use crate::config::{Config, Route};
 use crate::error::Failure;
+use crate::outbox::Outbox;
 use crate::peer::ClientCertificate;
 use crate::session::update::UpdateRefused;
 use crate::session::{Opened, SessionUpdate, Sessions, cookie};
-use crate::upstream::{UpstreamError, Upstreams};
+use crate::upstream::{Directory, Switched, UpstreamError, Upstreams};
 
 mod close_frame;
 mod delivery;
@@ -100,12 +101,13 @@ impl Forward {
     /// For one worker.
     pub fn new(
         config: &Arc<Config>,
-        tls: &Arc<rustls::ClientConfig>,
+        directory: &Directory,
         owns_cookie: OwnCookie,
         sessions: Rc<Sessions>,
+        outbox: &Arc<Outbox>,
     ) -> Self {
         Self {
-            upstreams: Upstreams::new(&config.routes, &config.server.limits, tls),
+            upstreams: Upstreams::new(directory, outbox),
             reserved: Rc::new(Reserved::new(config)),
             forwarded: Forwarded::new(&config.server),
             config: config.clone(),
@@ -138,7 +140,8 @@ impl Forward {
         let browser = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
         let request = request.map(|body| passing::to_app(body, &self.reserved, whole));
         let request = self.prepare(request, route, way, opened, browser.is_some());
-        let sent = self.upstreams.send(way.route, request).await;
+        let session = opened.filter(|_| route.sticky).map(|opened| opened.session.id.number());
+        let sent = self.upstreams.send(way.route, request, session).await;
         // The app has no part in it when the request itself breaks off.
         let failed = |error| whole.broken().map_or_else(|| failure(error), Broken::failure);
         let mut response = sent.map_err(failed)?;
@@ -149,12 +152,13 @@ impl Forward {
         // Which HTTP the app speaks is between it and us (RFC 9110, section 6.2).
         *response.version_mut() = Version::HTTP_11;
         if switched {
-            let Some(browser) = browser.filter(|_| agreed) else {
+            let app = Switched::take(&mut response);
+            let (Some(browser), Some(app), true) = (browser, app, agreed) else {
                 return Err(bad_gateway(Unasked));
             };
             let opened = opened.filter(|_| route.close_on_session_end);
             let open = opened.map(|opened| self.live.open(opened));
-            upgrade::join(browser, &mut response, open);
+            upgrade::join(browser, app, open);
             upgrade::write(response.headers_mut());
         }
         Ok(Answer { response, update })
@@ -219,8 +223,6 @@ impl Forward {
         let (mut parts, body) = request.into_parts();
         let fields = &mut parts.headers;
         fields.reserve(ADDED);
-        // hyper takes a GET of unknown length for one without a body, unless it is told.
-        let chunked = matches!(body, Body::Stream(_)) && !fields.contains_key(CONTENT_LENGTH);
         let trailers = headers::takes_trailers(fields);
         let believed = self.forwarded.believed(way.peer, fields);
         let token = route.access_token;
@@ -235,9 +237,6 @@ impl Forward {
             for (name, value) in opened.lines(way.route, make).iter() {
                 fields.insert(name, value.clone());
             }
-        }
-        if chunked {
-            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         if upgraded {
             upgrade::write(fields);

@@ -27,11 +27,13 @@ use crate::login::{Asked, Login, Parties, sessions_unavailable};
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::{RouteLabel, WorkerMetrics};
 use crate::observe::request::{Names, RequestId, RequestIds, Seen, tell_unreadable};
+use crate::outbox::Outbox;
 use crate::page;
 use crate::peer::{ClientCertificate, Peer};
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
 use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
+use crate::upstream::Directory;
 
 /// Answers the requests of one worker.
 pub struct Gateway {
@@ -63,13 +65,14 @@ struct Destination {
 }
 
 impl Gateway {
-    /// For one worker. `parties` and `memory` are shared by all; `tls` is for https upstreams.
+    /// For one worker. `parties`, `memory` and `directory` are shared by all.
     pub fn new(
         parties: Parties,
         memory: Arc<Memory>,
-        tls: &Arc<rustls::ClientConfig>,
+        directory: &Directory,
         metrics: Rc<WorkerMetrics>,
         log: Option<Rc<AccessLog>>,
+        outbox: &Arc<Outbox>,
     ) -> Self {
         let config = parties.config.clone();
         let sealer = parties.sealer.clone();
@@ -78,7 +81,13 @@ impl Gateway {
         let owns_cookie = move |name: &[u8]| known.cookie().owns(name) || Login::owns_cookie(name);
         Self {
             routes: Routes::new(&config),
-            forward: Forward::new(&config, tls, Box::new(owns_cookie), sessions.clone()),
+            forward: Forward::new(
+                &config,
+                directory,
+                Box::new(owns_cookie),
+                sessions.clone(),
+                outbox,
+            ),
             login: Login::new(parties, sessions.clone(), metrics.clone()),
             names: Names::new(&config),
             ids: RequestIds::default(),

@@ -5,33 +5,37 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those it may use. What is not here is used by nobody and uses what it likes.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("body", &[]),
     ("clock", &[]),
     ("config", &["clock"]),
     ("digits", &[]),
+    ("outbox", &[]),
     ("error", &[]),
     ("peer", &[]),
     ("session", &["clock", "config"]),
-    ("upstream", &["body", "config"]),
+    ("upstream", &["body", "config", "digits", "outbox"]),
     ("page", &["body", "error"]),
     ("observe", &["body", "config", "digits", "error", "session"]),
     ("access", &["config", "page", "session"]),
     ("route", &["config", "digits", "error", "login"]),
-    ("forward", &["body", "clock", "config", "digits", "error", "peer", "session", "upstream"]),
+    (
+        "forward",
+        &["body", "clock", "config", "digits", "error", "outbox", "peer", "session", "upstream"],
+    ),
     ("login", &["body", "clock", "config", "digits", "error", "observe", "session"]),
     (
         "gateway",
         &[
-            "access", "body", "clock", "config", "error", "forward", "login", "observe", "page",
-            "peer", "route", "session",
+            "access", "body", "clock", "config", "error", "forward", "login", "observe", "outbox",
+            "page", "peer", "route", "session", "upstream",
         ],
     ),
     (
         "server",
         &[
-            "body", "clock", "config", "error", "gateway", "login", "observe", "page", "peer",
-            "route", "session",
+            "body", "clock", "config", "error", "gateway", "login", "observe", "outbox", "page",
+            "peer", "route", "session", "upstream",
         ],
     ),
     ("demo", &["clock", "config", "observe", "server"]),

@@ -60,6 +60,7 @@ pub mod config;
 pub mod demo;
 pub mod digits;
 pub mod error;
+pub mod outbox;
 pub mod peer;
 
 #[cfg(test)]

@@ -63,6 +63,13 @@ impl SessionId {
     }
 }
 
+impl SessionId {
+    /// A number that is as good as the name where a few sessions may share one.
+    pub fn number(self) -> u64 {
+        u64::from_le_bytes(self.0.first_chunk().copied().unwrap_or_default())
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))

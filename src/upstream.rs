@@ -3,28 +3,38 @@
 //!
 //! | file | question |
 //! |---|---|
+//! | `directory` | which upstreams are there? |
+//! | `balance` | which of several is asked? |
+//! | `condition` | is it worth asking? |
+//! | `health` | is it well, when nobody asks for anything else? |
 //! | `connect` | how is an upstream reached: TCP, TLS, a unix socket? |
 //! | `pool` | which connection is used again, and when is it free? |
-//! | `upload` | how far has the request's body come? |
+//! | `http1` | what is said over one? |
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
-use thiserror::Error;
-use tokio_rustls::TlsConnector;
-
 use crate::body::Body;
 use crate::config::value::UpstreamUrl;
-use crate::config::{Limits, Route};
+use crate::outbox::Outbox;
+use http::{Request, Response};
+use thiserror::Error;
 
+mod balance;
+mod condition;
 pub mod connect;
+mod directory;
+mod health;
+mod http1;
 mod pool;
-mod upload;
 
+use balance::{Balance, Except, Member, UnderWay, spread};
+use condition::{Condition, Fault};
+pub use directory::{Directory, Numbers};
+use directory::{Entry, Known};
+pub use http1::{ExchangeError, Switched};
 use pool::{NoResponse, Pool};
 
 /// Why there is no response from an upstream.
@@ -49,13 +59,7 @@ pub enum UpstreamError {
         upstream: UpstreamUrl,
         /// What went wrong.
         #[source]
-        source: hyper::Error,
-    },
-    /// A response whose length can be read in two ways.
-    #[error("{upstream} sent a response whose length is not certain")]
-    Ambiguous {
-        /// As configured.
-        upstream: UpstreamUrl,
+        source: ExchangeError,
     },
     /// No response head within `response_time` of the last byte sent.
     #[error("{upstream} sent no response within {limit:?}")]
@@ -67,49 +71,123 @@ pub enum UpstreamError {
     },
 }
 
-/// Every upstream, with one worker's connections to it.
+/// One worker's connections to every upstream.
 pub struct Upstreams {
-    routes: Vec<Balanced>,
+    routes: Vec<Choice>,
 }
 
-/// The upstreams of one route, taken in turn.
-struct Balanced {
-    pools: Vec<Rc<Pool>>,
-    turn: Cell<usize>,
+/// The upstreams of one route.
+enum Choice {
+    /// There is nothing to choose.
+    One(Rc<Pool>),
+    Many(Many),
+}
+
+struct Many {
+    balance: Balance,
+    places: Vec<Place>,
+}
+
+/// One worker's way to an upstream.
+#[derive(Clone)]
+struct Place {
+    pool: Rc<Pool>,
+    condition: Arc<Condition>,
+    under_way: Rc<Cell<u32>>,
+    spread: u64,
 }
 
 impl Upstreams {
     /// For one worker. Routes that name the same upstream share its connections.
-    pub fn new(routes: &[Route], limits: &Limits, tls: &Arc<rustls::ClientConfig>) -> Self {
-        let mut known: HashMap<UpstreamUrl, Rc<Pool>> = HashMap::new();
-        let mut pool = |url: &UpstreamUrl| {
-            let new = || Rc::new(Pool::new(url.clone(), TlsConnector::from(tls.clone()), limits));
-            known.entry(url.clone()).or_insert_with(new).clone()
+    pub fn new(directory: &Directory, outbox: &Arc<Outbox>) -> Self {
+        let place = |known: &Known| Place {
+            pool: Rc::new(Pool::new(
+                known.upstream.url.clone(),
+                known.tls.clone(),
+                &directory.limits,
+                outbox.clone(),
+            )),
+            condition: known.condition.clone(),
+            under_way: Rc::default(),
+            spread: spread(&known.upstream.url.to_string()),
         };
-        let balanced = |route: &Route| Balanced {
-            pools: route.upstream.iter().map(&mut pool).collect(),
-            turn: Cell::new(0),
+        let places: Vec<Place> = directory.known.iter().map(place).collect();
+        let choice = |entries: &Vec<Entry>| {
+            let of = |entry: &Entry| Some((places.get(entry.index)?.clone(), entry.weight));
+            let mut all: Vec<(Place, u32)> = entries.iter().filter_map(of).collect();
+            match (all.pop(), all.is_empty()) {
+                (Some((only, _)), true) => Choice::One(only.pool),
+                (last, _) => Choice::Many(Many::new(all.into_iter().chain(last))),
+            }
         };
-        Self { routes: routes.iter().map(balanced).collect() }
+        Self { routes: directory.routes.iter().map(choice).collect() }
     }
 
-    /// Sends a request to the next upstream of the route with this index. Where no connection can
-    /// be had nothing was sent, and the one after it is asked.
+    /// Sends a request to an upstream of the route with this index: with a `session`'s number to
+    /// the one that the session has.
     pub async fn send(
         &self,
         route: usize,
-        mut request: Request<Body>,
+        request: Request<Body>,
+        session: Option<u64>,
     ) -> Result<Response<Body>, UpstreamError> {
+        match self.routes.get(route) {
+            None => Err(UpstreamError::None),
+            Some(Choice::One(pool)) => pool.send(request).await.map_err(|failed| match failed {
+                NoResponse::Unsent(_, error) | NoResponse::Sent(error) => error,
+            }),
+            // Boxed, so that the future of who has nothing to choose is no larger.
+            Some(Choice::Many(many)) => Box::pin(many.send(request, session)).await,
+        }
+    }
+}
+
+impl Many {
+    fn new(all: impl Iterator<Item = (Place, u32)>) -> Self {
+        let (members, places) = all
+            .map(|(place, weight)| {
+                let member = Member {
+                    weight,
+                    condition: place.condition.clone(),
+                    under_way: place.under_way.clone(),
+                    spread: place.spread,
+                };
+                (member, place)
+            })
+            .unzip();
+        Self { balance: Balance::new(members), places }
+    }
+
+    /// Where no connection can be had nothing was sent, and another upstream is asked.
+    async fn send(
+        &self,
+        mut request: Request<Body>,
+        session: Option<u64>,
+    ) -> Result<Response<Body>, UpstreamError> {
+        // SECURITY: whoever sends a body can break the exchange, by breaking the body off. They
+        // must not be able to have an upstream left out.
+        let blames = !matches!(request.body(), Body::Stream(_));
         let mut failed = UpstreamError::None;
-        let Some(balanced) = self.routes.get(route) else { return Err(failed) };
-        let count = balanced.pools.len();
-        let first = balanced.turn.get() % count.max(1);
-        balanced.turn.set(first + 1);
-        for pool in balanced.pools.iter().cycle().skip(first).take(count) {
-            match pool.send(request).await {
-                Ok(response) => return Ok(response),
-                Err(NoResponse::Sent(error)) => return Err(error),
-                Err(NoResponse::Unsent(back, error)) => (request, failed) = (*back, error),
+        let mut tried = Except::default();
+        while let Some(index) = self.balance.choose(tried, session) {
+            let Some(place) = self.places.get(index) else { break };
+            tried = tried.and(index);
+            let under_way = UnderWay::begin(&place.under_way);
+            match place.pool.send(request).await {
+                Ok(response) => {
+                    place.condition.answered();
+                    return Ok(response.map(|body| under_way.until_the_end_of(body)));
+                }
+                Err(NoResponse::Sent(error)) => {
+                    if blames {
+                        place.condition.failed(Fault::Broken);
+                    }
+                    return Err(error);
+                }
+                Err(NoResponse::Unsent(back, error)) => {
+                    place.condition.failed(Fault::Unreachable);
+                    (request, failed) = (*back, error);
+                }
             }
         }
         Err(failed)

@@ -64,12 +64,23 @@ fn row(route: &Route) -> [String; 8] {
         route.host.clone().unwrap_or_else(|| "any".to_owned()),
         route.path.clone(),
         access(route.access, &route.require),
-        list(&route.upstream),
+        upstream(route),
         session(&route.session_header),
         session(&route.session_update),
         at_session_end(route).to_owned(),
         if headers.is_empty() { "-".to_owned() } else { headers.join(", ") },
     ]
+}
+
+fn upstream(route: &Route) -> String {
+    let mut text = list(&route.upstream);
+    if route.sticky {
+        text += "; one a session";
+    }
+    if let Some(check) = &route.health {
+        text += &format!("; checked at {} every {}", check.path, short(check.interval));
+    }
+    text
 }
 
 fn access(access: Access, require: &[Requirement]) -> String {
@@ -175,7 +186,8 @@ session = { secrets = [{ env = "X" }], absolute = "30d", inactivity = "12h" }
 [[route]]
 host = "app.example"
 path = "/admin"
-upstream = ["http://127.0.0.1:9000", "unix:/run/app.sock"]
+upstream = [{ url = "http://127.0.0.1:9000", weight = 2 }, "unix:/run/app.sock"]
+health = { path = "/up" }
 access = "api"
 require = { roles = ["admin", "root"], email_verified = true }
 headers = { "X-Plan" = "session.plan" }
@@ -202,9 +214,9 @@ clients have to show a certificate, signed by one of 1 in server.client_certific
 login   /auth at https://t.example/ as me
 session 30d from login, or 12h without a request; cookie __Host-session
 
-HOST         PATH    ACCESS                                                     UPSTREAM                                   SEES   MAY CHANGE    AT SESSION END  HEADERS
-app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000, unix:/run/app.sock  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
-any          /       public                                                     http://127.0.0.1:9001                      -      -             -               -
+HOST         PATH    ACCESS                                                     UPSTREAM                                                                        SEES   MAY CHANGE    AT SESSION END  HEADERS
+app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000 (weight 2), unix:/run/app.sock; checked at /up every 10s  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
+any          /       public                                                     http://127.0.0.1:9001                                                           -      -             -               -
 ";
 
     #[test]

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use http::HeaderName;
 
-use super::address::{host, path, upstream};
+use super::address::{host, path};
 use super::parse::{Wrong, claim_path, header_name};
 use super::table::{Item, Table, filled, flag};
-use super::value::{ClaimPath, Keys, Origin, UpstreamUrl};
+use super::upstream::{health, upstreams};
+use super::value::{ClaimPath, Keys, Origin};
 use super::{Access, Requirement, Route};
 
 /// What a route is held against; `None` where that itself is wrong.
@@ -42,6 +43,8 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
     let host = t.optional("host", |i| public_host(i, around));
     let path = t.required("path", r#"write path = "/""#, |i| free_path(i, around));
     let upstream = t.required("upstream", r#"write upstream = "http://127.0.0.1:9000""#, upstreams);
+    let sticky = t.key("sticky", "false", flag);
+    let health = t.optional("health", |i| i.table(health));
     let access = t.key("access", "'login'", access);
     let require = t.key("require", "{}", |i| i.entries(requirement));
     let headers = t.key("headers", "{}", headers);
@@ -50,7 +53,7 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
     let access_token = t.key("access_token", "false", flag);
     let close_on_session_end = t.key("close_on_session_end", "true", flag);
 
-    fits_access(t, access?, access_token)?;
+    fits_access(t, access?, access_token, sticky)?;
     if host.is_none() && t.has("host") {
         // Without it the route would look like another one, for any host.
         return None;
@@ -59,6 +62,8 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
         host,
         path: path?,
         upstream: upstream?,
+        sticky: sticky?,
+        health,
         access: access?,
         require: require?,
         headers: headers?,
@@ -71,7 +76,12 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
 
 /// SECURITY: who writes `require` believes that others are kept out. Where anyone may in, it
 /// would not do that.
-fn fits_access(t: &Table<'_>, access: Access, access_token: Option<bool>) -> Option<()> {
+fn fits_access(
+    t: &Table<'_>,
+    access: Access,
+    access_token: Option<bool>,
+    sticky: Option<bool>,
+) -> Option<()> {
     let anyone = match access {
         Access::Login | Access::Api => return Some(()),
         Access::Optional => r#"has no effect with access = "optional", which lets anyone in"#,
@@ -89,6 +99,10 @@ fn fits_access(t: &Table<'_>, access: Access, access_token: Option<bool>) -> Opt
     }
     if access == Access::Public && access_token == Some(true) {
         fits = t.wrong("access_token", Wrong::new(anyone, remedy));
+    }
+    if access == Access::Public && sticky == Some(true) {
+        let remedy = r#"write access = "optional", "login" or "api", or leave this out"#;
+        fits = t.wrong("sticky", Wrong::new(anyone, remedy));
     }
     fits
 }
@@ -117,15 +131,6 @@ fn free_path(item: &Item<'_>, around: &Surroundings) -> Option<String> {
             "choose another path, or another auth.prefix",
         )),
         _ => Some(path),
-    }
-}
-
-/// One upstream, or a list.
-fn upstreams(item: &Item<'_>) -> Option<Vec<UpstreamUrl>> {
-    if item.is_list() {
-        item.some(|item| item.parse(upstream))
-    } else {
-        item.parse(upstream).map(|upstream| vec![upstream])
     }
 }
 

@@ -45,7 +45,9 @@ pub(crate) fn route() -> Route {
     Route {
         host: None,
         path: "/".to_owned(),
-        upstream: vec![UpstreamUrl::Http { host: "127.0.0.1".to_owned(), port: 9 }],
+        upstream: vec![UpstreamUrl::Http { host: "127.0.0.1".to_owned(), port: 9 }.into()],
+        sticky: false,
+        health: None,
         access: Access::Login,
         require: vec![],
         headers: vec![],

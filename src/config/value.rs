@@ -69,6 +69,16 @@ pub enum UpstreamUrl {
     Unix(PathBuf),
 }
 
+impl UpstreamUrl {
+    /// The `Host` field of a request that is meant for nobody else.
+    pub fn authority(&self) -> String {
+        match self {
+            Self::Unix(_) => "localhost".to_owned(),
+            url => url.to_string().split("//").nth(1).unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, host, port) = match self {

@@ -201,14 +201,14 @@ fn stay_on_loopback(config: &Config) -> Result<(), DemoError> {
         return Err(DemoError::NotLoopback { key: "provider.issuer", value });
     }
     for upstream in config.routes.iter().flat_map(|route| &route.upstream) {
-        let local = match upstream {
+        let local = match &upstream.url {
             UpstreamUrl::Unix(_) => true,
             UpstreamUrl::Http { host, .. } | UpstreamUrl::Https { host, .. } => {
                 loopback(host).is_some()
             }
         };
         if !local {
-            let value = upstream.to_string();
+            let value = upstream.url.to_string();
             return Err(DemoError::NotLoopback { key: "route.upstream", value });
         }
     }
@@ -245,7 +245,7 @@ fn provider_address(config: &Config) -> Result<SocketAddr, DemoError> {
 /// The app is what the first route leads to; whatever stands behind others is not the demo's.
 fn app_address(config: &Config) -> Result<SocketAddr, DemoError> {
     let first = config.routes.first().and_then(|route| route.upstream.first());
-    let address = match first {
+    let address = match first.map(|first| &first.url) {
         Some(UpstreamUrl::Http { host, port }) => loopback(host).map(|host| (host, *port)),
         _ => None,
     };

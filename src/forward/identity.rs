@@ -171,24 +171,13 @@ impl serde_json::ser::Formatter for Ascii {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Access;
+    use crate::config::sample;
     use crate::session::Identity;
     use crate::session::tests::session;
     use serde_json::json;
 
     fn route() -> Route {
-        Route {
-            host: None,
-            path: "/".to_owned(),
-            upstream: Vec::new(),
-            access: Access::Login,
-            require: Vec::new(),
-            headers: Vec::new(),
-            session_update: Keys::All,
-            session_header: Keys::All,
-            access_token: false,
-            close_on_session_end: true,
-        }
+        sample::route()
     }
 
     fn with(claims: &Value) -> Session {

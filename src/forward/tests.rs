@@ -52,7 +52,7 @@ impl Scene {
         });
         let mut config = sample::config();
         let route = &mut config.routes[0];
-        route.upstream = vec![UpstreamUrl::Http { host: "127.0.0.1".to_owned(), port }];
+        route.upstream = vec![UpstreamUrl::Http { host: "127.0.0.1".to_owned(), port }.into()];
         change(route);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -64,7 +64,10 @@ impl Scene {
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
         let memory = Arc::new(Memory::new(Bounds::default()));
         let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
-        let forward = Forward::new(&Arc::new(config), &Arc::new(tls), own, sessions);
+        let directory =
+            Directory::new(&config.routes, &config.server.limits, &Arc::new(tls)).unwrap();
+        let config = Arc::new(config);
+        let forward = Forward::new(&config, &directory, own, sessions, &Arc::default());
         let opened = Some(Rc::new(Opened::new(Arc::new(session()))));
         Self { forward: Rc::new(forward), opened, sent, update: Rc::default() }
     }

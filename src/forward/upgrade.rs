@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectiona
 use super::close_frame::{Frames, SESSION_ENDED};
 use super::headers::list;
 use super::live::Open;
-use crate::body::Body;
+use crate::upstream::Switched;
 
 /// How long a frame under way may take to end when the session has.
 const FRAME_TIME: Duration = Duration::from_millis(300);
@@ -45,11 +45,10 @@ pub(super) fn write(fields: &mut HeaderMap) {
 
 /// Joins the two connections once both have changed, until either side ends, or the session that
 /// they belong to.
-pub(super) fn join(browser: OnUpgrade, response: &mut Response<Body>, open: Option<Rc<Open>>) {
-    let upstream = hyper::upgrade::on(response);
+pub(super) fn join(browser: OnUpgrade, mut upstream: Switched, open: Option<Rc<Open>>) {
     tokio::task::spawn_local(async move {
-        let Ok((browser, upstream)) = tokio::try_join!(browser, upstream) else { return };
-        let (mut browser, mut upstream) = (TokioIo::new(browser), TokioIo::new(upstream));
+        let Ok(browser) = browser.await else { return };
+        let mut browser = TokioIo::new(browser);
         if let Some(open) = open {
             copy_until_over(browser, upstream, &open).await;
         } else {

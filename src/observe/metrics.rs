@@ -82,12 +82,28 @@ pub enum ReloadOutcome {
 
 const RELOADS: [(ReloadOutcome, &str); 2] =
     [(ReloadOutcome::Applied, "applied"), (ReloadOutcome::Refused, "refused")];
+/// What is counted of one upstream, by whoever asks it.
+#[derive(Clone, Debug)]
+pub struct UpstreamNumbers {
+    /// As configured.
+    pub upstream: String,
+    /// Whether it is asked like any other.
+    pub is_in: bool,
+    /// How often it was left out because it failed.
+    pub ejections: u64,
+    /// How many health checks have passed and how many have failed, if there are any.
+    pub checks: Option<[u64; 2]>,
+}
+
+/// Reads the upstreams' numbers.
+type Upstreams = Box<dyn Fn() -> Vec<UpstreamNumbers> + Send + Sync>;
 
 /// The numbers of all workers.
 pub struct Metrics {
     /// The routes of the start.
     routes: Vec<String>,
     memory: Arc<Memory>,
+    upstreams: Mutex<Upstreams>,
     workers: Mutex<Vec<Arc<Counters>>>,
     reloads: [AtomicU64; RELOADS.len()],
     /// When the configuration in force was taken, in seconds since 1970.
@@ -147,10 +163,16 @@ impl Metrics {
         Arc::new(Self {
             routes,
             memory,
+            upstreams: Mutex::new(Box::new(Vec::new)),
             workers: Mutex::default(),
             reloads: Default::default(),
             configured_at: AtomicU64::default(),
         })
+    }
+
+    /// From now on these upstreams are asked at each scrape.
+    pub fn ask(&self, upstreams: impl Fn() -> Vec<UpstreamNumbers> + Send + Sync + 'static) {
+        *self.upstreams.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(upstreams);
     }
 
     /// A configuration is in force since this time (seconds since 1970).
@@ -315,6 +337,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = &self.0;
         let one = |value: u64| vec![(Labels::new(), value)];
+        let upstreams = all.upstreams.lock().unwrap_or_else(PoisonError::into_inner)();
         let applied = all.sum(|c| c.applied.load(Relaxed));
         let lost = all.sum(|c| c.lost.load(Relaxed));
         let dropped = all.sum(|c| c.dropped_lines.load(Relaxed));
@@ -337,6 +360,12 @@ impl Collector for Scrape {
                 "Connections closed because their clients break HTTP/2",
                 one(broken),
             ),
+            (
+                "vestibule_upstream_ejections",
+                "How often an upstream was left out because it failed",
+                upstreams.iter().map(|one| (upstream(one), one.ejections)).collect(),
+            ),
+            ("vestibule_upstream_checks", "Health checks by outcome", checks(&upstreams)),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (labels, value) in &rows {
@@ -359,6 +388,11 @@ impl Collector for Scrape {
             encoder
                 .encode_descriptor(name, help, unit, MetricType::Gauge)?
                 .encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
+        }
+        let (name, help) = ("vestibule_upstream_up", "Whether an upstream is not left out");
+        let mut up = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for one in &upstreams {
+            up.encode_family(&upstream(one))?.encode_gauge(&i64::from(one.is_in))?;
         }
         for (name, help, of) in HISTOGRAMS {
             let kind = MetricType::Histogram;
@@ -434,6 +468,24 @@ impl Metrics {
     }
 }
 
+/// The labels of an upstream's numbers.
+fn upstream(numbers: &UpstreamNumbers) -> Labels {
+    vec![("upstream", numbers.upstream.clone())]
+}
+
+fn checks(upstreams: &[UpstreamNumbers]) -> Vec<(Labels, u64)> {
+    let rows = upstreams.iter().flat_map(|one| {
+        let row = move |(outcome, count): (&str, u64)| {
+            let mut labels = upstream(one);
+            labels.push(("outcome", outcome.to_owned()));
+            (labels, count)
+        };
+        let counts = one.checks.into_iter().flatten();
+        ["passed", "failed"].into_iter().zip(counts).map(row)
+    });
+    rows.collect()
+}
+
 type Pick = fn(&Counters) -> &Histogram;
 
 const HISTOGRAMS: [(&str, &str, Pick); 2] = [
@@ -465,6 +517,15 @@ mod tests {
     fn a_scrape_adds_up_what_the_workers_counted() {
         let memory = Arc::new(Memory::new(Bounds::default()));
         let metrics = Metrics::new(vec!["/app".to_owned()], memory);
+        metrics.ask(|| {
+            let upstream = |name: &str, checks: Option<[u64; 2]>| UpstreamNumbers {
+                upstream: name.to_owned(),
+                is_in: checks.is_some(),
+                ejections: 2,
+                checks,
+            };
+            vec![upstream("http://a", Some([5, 1])), upstream("http://b", None)]
+        });
         for _ in 0..3 {
             let worker = metrics.worker();
             let time = Duration::from_millis(3);
@@ -485,6 +546,11 @@ mod tests {
             r#"vestibule_session_updates_refused_total{reason="too_deep"} 3"#,
             r#"vestibule_session_updates_refused_total{reason="not_json"} 0"#,
             "vestibule_session_updates_applied_total 0",
+            r#"vestibule_upstream_ejections_total{upstream="http://a"} 2"#,
+            r#"vestibule_upstream_checks_total{upstream="http://a",outcome="passed"} 5"#,
+            r#"vestibule_upstream_checks_total{upstream="http://a",outcome="failed"} 1"#,
+            r#"vestibule_upstream_up{upstream="http://a"} 1"#,
+            r#"vestibule_upstream_up{upstream="http://b"} 0"#,
             "vestibule_open_connections 3",
             r#"vestibule_upstream_seconds_bucket{le="0.0025"} 0"#,
             r#"vestibule_upstream_seconds_bucket{le="0.005"} 3"#,

@@ -42,6 +42,7 @@ use crate::gateway::Gateway;
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
 use crate::observe::request::route_name;
+use crate::outbox::{Outbox, Posted};
 use crate::peer::Peer;
 use crate::session::Memory;
 
@@ -70,6 +71,7 @@ pub(super) struct Connections {
     watches: Rc<Watches>,
     metrics: Rc<WorkerMetrics>,
     log: Option<Rc<AccessLog>>,
+    outbox: Arc<Outbox>,
     stopped: watch::Receiver<bool>,
     /// The same, read without a lock.
     stopping: Cell<bool>,
@@ -85,6 +87,7 @@ struct Serving {
     handshake_time: Duration,
     http1: http1::Builder,
     http2: http2::Builder<Local>,
+    outbox: Arc<Outbox>,
 }
 
 impl Connections {
@@ -96,7 +99,8 @@ impl Connections {
         log: Option<Rc<AccessLog>>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        let serving = Serving::new(generation, &memory, metrics.clone(), log.as_ref());
+        let outbox = Arc::default();
+        let serving = Serving::new(generation, &memory, metrics.clone(), log.as_ref(), &outbox);
         Self {
             serving: RefCell::new(Rc::new(serving)),
             before: RefCell::default(),
@@ -104,6 +108,7 @@ impl Connections {
             watches,
             metrics,
             log,
+            outbox,
             stopped,
             stopping: Cell::new(false),
         }
@@ -125,7 +130,8 @@ impl Connections {
             log.set_format(config.log.format);
         }
         self.watches.limit(&config.server.limits);
-        let serving = Serving::new(generation, &self.memory, metrics, self.log.as_ref());
+        let log = self.log.as_ref();
+        let serving = Serving::new(generation, &self.memory, metrics, log, &self.outbox);
         let old = self.serving.replace(Rc::new(serving));
         let mut before = self.before.borrow_mut();
         before.retain(|gateway| gateway.strong_count() > 0);
@@ -218,7 +224,7 @@ impl Connections {
     /// A connection is over its limits. RFC 9110, section 15.5.9: who has begun to ask is told so.
     async fn too_late(
         &self,
-        stream: Option<Watched<Guarded<TlsStream<TcpStream>>>>,
+        stream: Option<Watched<Guarded<TlsStream<Posted<TcpStream>>>>>,
         watch: &Watch,
         client: IpAddr,
     ) {
@@ -286,6 +292,7 @@ impl Serving {
         memory: &Arc<Memory>,
         metrics: Rc<WorkerMetrics>,
         log: Option<&Rc<AccessLog>>,
+        outbox: &Arc<Outbox>,
     ) -> Self {
         let config = generation.config();
         let limits = &config.server.limits;
@@ -293,9 +300,10 @@ impl Serving {
         let gateway = Gateway::new(
             generation.parties.clone(),
             memory.clone(),
-            &generation.client_tls,
+            &generation.directory,
             metrics,
             log.filter(|_| config.log.access).cloned(),
+            outbox,
         );
         Self {
             gateway: Rc::new(gateway),
@@ -305,6 +313,7 @@ impl Serving {
             handshake_time: limits.handshake_time,
             http1: http1(limits),
             http2: http2(limits),
+            outbox: outbox.clone(),
         }
     }
 
@@ -313,15 +322,16 @@ impl Serving {
         &self,
         mut stream: TcpStream,
         mut address: IpAddr,
-    ) -> io::Result<(TlsStream<TcpStream>, IpAddr)> {
+    ) -> io::Result<(TlsStream<Posted<TcpStream>>, IpAddr)> {
         if let Some(trusted) = &self.proxies {
             let client = proxy_protocol::client(&mut stream, address, trusted).await;
             address = client.map_err(|error| error.told(address))?;
         }
+        let stream = Posted::new(stream, self.outbox.clone());
         Ok((self.tls.accept(stream).await?, address))
     }
 
-    fn peer(&self, stream: &TlsStream<TcpStream>, address: IpAddr) -> Peer {
+    fn peer(&self, stream: &TlsStream<Posted<TcpStream>>, address: IpAddr) -> Peer {
         let name = stream.get_ref().1.server_name().map(str::to_ascii_lowercase);
         let (certificates, asked) = (self.certificates.clone(), name.clone());
         let same_certificate =

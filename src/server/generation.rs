@@ -5,15 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{ClientConfig, ServerConfig};
+use rustls::ServerConfig;
 use thiserror::Error;
 
 use super::StartError;
 use super::tls::{self, Certificates, Tickets};
 use crate::config::Config;
 use crate::login::{Parties, Provider, ProviderError, Refreshes};
+use crate::observe::metrics::{Metrics, UpstreamNumbers};
 use crate::route::Routes;
 use crate::session::Sealer;
+use crate::upstream::{Directory, Numbers};
 
 /// How long another provider may take to be reached before it is taken.
 const REACH_TIME: Duration = Duration::from_secs(10);
@@ -21,7 +23,7 @@ const REACH_TIME: Duration = Duration::from_secs(10);
 /// One configuration, with what is made of it once for all workers.
 pub(super) struct Generation {
     pub(super) parties: Parties,
-    pub(super) client_tls: Arc<ClientConfig>,
+    pub(super) directory: Arc<Directory>,
     pub(super) server_tls: Arc<ServerConfig>,
     pub(super) certificates: Arc<Certificates>,
     /// For the listener that only redirects.
@@ -51,7 +53,8 @@ impl Generation {
     pub(super) fn first(config: Config) -> Result<Self, StartError> {
         let client_tls = tls::roots()?;
         let provider = Arc::new(Provider::new(&config.provider, &client_tls)?);
-        Self::new(config, client_tls, provider, Arc::default(), Tickets::new()?)
+        let directory = Directory::new(&config.routes, &config.server.limits, &client_tls)?;
+        Self::new(config, directory, provider, Arc::default(), Tickets::new()?)
     }
 
     /// Ends when logins are possible.
@@ -86,12 +89,15 @@ impl Generation {
         let same = before.config.server.client_certificates == config.server.client_certificates;
         let tickets = if same { Ok(self.tickets.clone()) } else { Tickets::new() };
         let tickets = tickets.map_err(|error| one(error.into()))?;
-        Self::new(config, client_tls, provider, refreshes, tickets).map_err(one)
+        let directory = Directory::new(&config.routes, &config.server.limits, &client_tls);
+        let mut directory = directory.map_err(|error| one(error.into()))?;
+        directory.take_over(&self.directory);
+        Self::new(config, directory, provider, refreshes, tickets).map_err(one)
     }
 
     fn new(
         config: Config,
-        client_tls: Arc<ClientConfig>,
+        directory: Directory,
         provider: Arc<Provider>,
         refreshes: Arc<Refreshes>,
         tickets: Tickets,
@@ -102,7 +108,23 @@ impl Generation {
         let routes = Routes::new(&config);
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
         let parties = Parties { config: Arc::new(config), provider, sealer, refreshes };
-        Ok(Self { parties, client_tls, server_tls, certificates, routes, tickets })
+        let directory = Arc::new(directory);
+        Ok(Self { parties, directory, server_tls, certificates, routes, tickets })
+    }
+
+    /// From now on its upstreams are those that are checked and counted.
+    pub(super) fn watch_upstreams(&self, metrics: &Metrics) {
+        self.directory.watch();
+        let directory = Arc::downgrade(&self.directory);
+        let numbers = |one: Numbers| UpstreamNumbers {
+            upstream: one.upstream,
+            is_in: one.is_in,
+            ejections: one.ejections,
+            checks: one.checks,
+        };
+        metrics.ask(move || {
+            directory.upgrade().map_or_else(Vec::new, |it| it.numbers().map(numbers).collect())
+        });
     }
 
     /// The configuration.

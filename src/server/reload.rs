@@ -67,6 +67,7 @@ impl InForce {
         let server = &config.server;
         let health = config.session.redis.as_ref().map(|_| Arc::new(Health::default()));
         metrics.configured(Timestamp::now().0);
+        generation.watch_upstreams(&metrics);
         Self {
             source,
             workers: server.workers,
@@ -165,6 +166,7 @@ impl InForce {
             }
             self.hearing = hear(&generation, &self.memory, self.health.as_ref());
         }
+        generation.watch_upstreams(&self.metrics);
         self.hand_over(generation).await;
         Ok(())
     }

@@ -1,17 +1,22 @@
 //! One connection to an upstream: over TCP, over TLS, over a unix socket. It owns the connect
-//! timeout; what is said over the connection is `pool`'s.
+//! timeout and the settings of TLS; what is said over the connection is `pool`'s.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::ClientConfig;
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::config::upstream::UpstreamTls;
 use crate::config::value::UpstreamUrl;
 
 /// A connection to an upstream.
@@ -24,19 +29,58 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
+/// How an https upstream is spoken to.
+#[derive(Clone)]
+pub struct Tls {
+    connector: TlsConnector,
+    /// In place of the URL's host.
+    name: Option<ServerName<'static>>,
+}
+
+impl Tls {
+    /// As any https upstream, trusting whom `base` trusts, or as `settings` say.
+    pub fn new(
+        base: &Arc<ClientConfig>,
+        settings: Option<&UpstreamTls>,
+    ) -> Result<Self, rustls::Error> {
+        let Some(UpstreamTls { ca, identity, server_name }) = settings else {
+            return Ok(Self { connector: base.clone().into(), name: None });
+        };
+        let mut config = match ca {
+            None => ClientConfig::clone(base),
+            Some(roots) => ClientConfig::builder_with_provider(base.crypto_provider().clone())
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth(),
+        };
+        if let Some(identity) = identity {
+            let shown = SingleCertAndKey::from(CertifiedKey::clone(identity));
+            config.client_auth_cert_resolver = Arc::new(shown);
+        }
+        config.alpn_protocols.clone_from(&base.alpn_protocols);
+        // SECURITY: a session that began under other authorities, or as somebody else, is not
+        // resumed.
+        config.resumption = Resumption::default();
+        Ok(Self { connector: Arc::new(config).into(), name: server_name.clone() })
+    }
+}
+
 /// Connects within `limit`, name resolution and the TLS handshake included. The addresses of a
 /// name are tried in the resolver's order.
-pub async fn connect(url: &UpstreamUrl, tls: &TlsConnector, limit: Duration) -> io::Result<Stream> {
+pub async fn connect(url: &UpstreamUrl, tls: &Tls, limit: Duration) -> io::Result<Stream> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("not within {limit:?}"));
     tokio::time::timeout(limit, establish(url, tls)).await.unwrap_or_else(|_| Err(late()))
 }
 
-async fn establish(url: &UpstreamUrl, tls: &TlsConnector) -> io::Result<Stream> {
+async fn establish(url: &UpstreamUrl, tls: &Tls) -> io::Result<Stream> {
     match url {
         UpstreamUrl::Http { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
         UpstreamUrl::Https { host, port } => {
-            let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-            let stream = tls.connect(name, tcp(host, *port).await?).await?;
+            let name = match &tls.name {
+                Some(name) => name.clone(),
+                None => ServerName::try_from(host.clone()).map_err(io::Error::other)?,
+            };
+            let stream = tls.connector.connect(name, tcp(host, *port).await?).await?;
             Ok(Stream::Tls(Box::new(stream)))
         }
         UpstreamUrl::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),

@@ -16,7 +16,8 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::body::BodyError;
-use crate::config::sample;
+use crate::config::upstream::Upstream;
+use crate::config::{Limits, Route, sample};
 
 /// Runs a test where connections can be served.
 async fn local<T>(test: impl Future<Output = T>) -> T {
@@ -91,8 +92,10 @@ fn with(urls: Vec<UpstreamUrl>, limits: &Limits, roots: rustls::RootCertStore) -
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let route = Route { upstream: urls, ..sample::route() };
-    Upstreams::new(&[route], limits, &Arc::new(tls))
+    let upstream = urls.into_iter().map(Upstream::from).collect();
+    let route = Route { upstream, ..sample::route() };
+    let directory = Directory::new(&[route], limits, &Arc::new(tls)).unwrap();
+    Upstreams::new(&directory, &Arc::default())
 }
 
 fn to(url: &UpstreamUrl) -> Upstreams {
@@ -106,7 +109,7 @@ fn request(method: &str, path: &str, body: Body) -> Request<Body> {
 }
 
 async fn get(upstreams: &Upstreams, path: &str) -> Result<String, String> {
-    let response = upstreams.send(0, request("GET", path, Body::Empty)).await;
+    let response = upstreams.send(0, request("GET", path, Body::Empty), None).await;
     text(response.map_err(|error| format!("{error}: {error:?}"))?).await
 }
 

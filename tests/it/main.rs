@@ -45,3 +45,4 @@ mod tls;
 mod trailers;
 mod update;
 mod upgrade;
+mod upstreams;

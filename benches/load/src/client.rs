@@ -163,22 +163,24 @@ pub(crate) struct Answer {
 
 /// What the load needs to know of a response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct Head<'a> {
     /// The status code.
     pub(crate) status: u16,
     /// Bytes of the head, its empty line included.
     pub(crate) length: usize,
     /// Bytes of the body.
     pub(crate) body: usize,
+    /// The first `Set-Cookie` field's value, as it came.
+    pub(crate) cookie: Option<&'a str>,
 }
 
-impl Head {
+impl<'a> Head<'a> {
     /// The head at the beginning of `text`, once it is whole.
     ///
     /// # Errors
     /// When it is malformed, too long, or without `Content-Length`: the origin's answers have one,
     /// and nothing that passes them on has a reason to take it away.
-    pub(crate) fn parse(text: &[u8]) -> Result<Option<Self>> {
+    pub(crate) fn parse(text: &'a [u8]) -> Result<Option<Self>> {
         let mut fields = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut fields);
         let httparse::Status::Complete(length) = response.parse(text)? else {
@@ -187,14 +189,18 @@ impl Head {
             }
             return Ok(None);
         };
-        let field = response.headers.iter().find(|f| f.name.eq_ignore_ascii_case("content-length"));
-        let body = field.and_then(|field| std::str::from_utf8(field.value).ok()?.parse().ok());
+        let field = |name| {
+            let mut fields = response.headers.iter();
+            let field = fields.find(|field| field.name.eq_ignore_ascii_case(name))?;
+            std::str::from_utf8(field.value).ok()
+        };
         let status = response.code.unwrap_or_default();
-        match body {
-            Some(body) => Ok(Some(Self { status, length, body })),
-            None if status == 204 => Ok(Some(Self { status, length, body: 0 })),
+        let body = match field("content-length").and_then(|length| length.parse().ok()) {
+            Some(body) => body,
+            None if status == 204 => 0,
             None => bail!("an answer with status {status} has no Content-Length"),
-        }
+        };
+        Ok(Some(Self { status, length, body, cookie: field("set-cookie") }))
     }
 }
 
@@ -204,9 +210,9 @@ mod tests {
 
     #[test]
     fn a_head_is_read_once_it_is_whole() {
-        let text = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nabc";
-        let head = Head { status: 200, length: text.len() - 3, body: 7 };
-        assert_eq!(Head::parse(text).unwrap(), Some(head));
+        let text = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\nset-cookie: a=b; Secure\r\n\r\nabc";
+        let (length, cookie) = (text.len() - 3, Some("a=b; Secure"));
+        assert_eq!(Head::parse(text).unwrap(), Some(Head { status: 200, length, body: 7, cookie }));
         assert_eq!(Head::parse(&text[..30]).unwrap(), None);
     }
 

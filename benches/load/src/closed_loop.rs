@@ -1,7 +1,7 @@
 //! Many connections on one thread, each with one request under way: the next is sent when the
-//! answer has arrived whole. It owns the loop and its latencies; what a proxy spends on it is read
-//! off the proxy's process at the first request and after the last answer, so that handshakes are
-//! not in it.
+//! answer has arrived whole, with the session cookie that it brought, as a browser does. It owns the
+//! loop and its latencies; what a proxy spends on it is read off the proxy's process at the first
+//! request and after the last answer, so that handshakes are not in it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -14,44 +14,42 @@ use rustls::ClientConnection;
 use crate::client::{Connection, Head, PATIENCE, Target};
 use crate::process::Process;
 use crate::report::{Latency, Sample};
+use crate::session;
 
 /// Bytes read from a socket at once: four TLS records.
 const READ: usize = 64 * 1024;
 
-/// Sends `request` over `connections` connections for `time`, and waits for the last answers.
+/// Sends `requests`, dealt out in turn, over `connections` connections for `time`, and waits for the
+/// last answers.
 pub(crate) fn run(
     target: &Target,
-    request: &[u8],
+    requests: &[Vec<u8>],
     connections: usize,
     time: Duration,
     proxy: &Process,
 ) -> Result<Sample> {
     let mut poll = Poll::new()?;
     let mut lanes = Vec::with_capacity(connections);
-    for at in 0..connections {
-        lanes.push(Lane::open(target, &poll, at)?);
+    for (at, request) in requests.iter().cycle().take(connections).enumerate() {
+        lanes.push(Lane::open(target, request.clone(), &poll, at)?);
     }
     let cpu = proxy.cpu_time()?;
     let begin = Instant::now();
     for lane in &mut lanes {
-        lane.send(request)?;
+        lane.send()?;
     }
-    let latencies = answers(&mut poll, &mut lanes, request, begin + time)?;
+    let latencies = answers(&mut poll, &mut lanes, begin + time)?;
     Ok(Sample {
         count: latencies.len(),
         wall: begin.elapsed(),
         cpu: proxy.cpu_time()?.saturating_sub(cpu),
+        redis: None,
         latency: Latency::of(latencies),
     })
 }
 
 /// Runs until `end`, then until nothing is under way.
-fn answers(
-    poll: &mut Poll,
-    lanes: &mut [Lane],
-    request: &[u8],
-    end: Instant,
-) -> Result<Vec<Duration>> {
+fn answers(poll: &mut Poll, lanes: &mut [Lane], end: Instant) -> Result<Vec<Duration>> {
     let mut events = Events::with_capacity(lanes.len().max(1));
     let mut buffer = vec![0; READ];
     let mut latencies = Vec::with_capacity(1 << 20);
@@ -70,7 +68,7 @@ fn answers(
                 latencies.push(now - lane.sent_at);
                 if now < end {
                     lane.sent_at = now;
-                    lane.send(request)?;
+                    lane.send()?;
                 } else {
                     under_way -= 1;
                 }
@@ -84,6 +82,8 @@ fn answers(
 struct Lane {
     stream: TcpStream,
     tls: ClientConnection,
+    /// What it sends again and again.
+    request: Vec<u8>,
     sent_at: Instant,
     /// The beginning of the answer, until its head is whole.
     head: Vec<u8>,
@@ -92,16 +92,17 @@ struct Lane {
 }
 
 impl Lane {
-    fn open(target: &Target, poll: &Poll, at: usize) -> Result<Self> {
+    fn open(target: &Target, request: Vec<u8>, poll: &Poll, at: usize) -> Result<Self> {
         let Connection { stream, tls } = Connection::open(target)?;
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
         poll.registry().register(&mut stream, Token(at), Interest::READABLE)?;
-        Ok(Self { stream, tls, sent_at: Instant::now(), head: Vec::new(), missing: None })
+        let sent_at = Instant::now();
+        Ok(Self { stream, tls, request, sent_at, head: Vec::new(), missing: None })
     }
 
-    fn send(&mut self, request: &[u8]) -> Result<()> {
-        self.tls.writer().write_all(request)?;
+    fn send(&mut self) -> Result<()> {
+        self.tls.writer().write_all(&self.request)?;
         while self.tls.wants_write() {
             // A request is far smaller than a socket's buffer, which is empty.
             self.tls.write_tls(&mut self.stream).context("a request could not be sent")?;
@@ -144,10 +145,10 @@ impl Lane {
             length = length.saturating_sub(taken);
             let body = match self.missing {
                 Some(_) => taken,
-                None if self.head.is_empty() => begin(chunk, &mut self.missing)?,
+                None if self.head.is_empty() => begin(chunk, &mut self.missing, &mut self.request)?,
                 None => {
                     self.head.extend_from_slice(chunk);
-                    begin(&self.head, &mut self.missing)?
+                    begin(&self.head, &mut self.missing, &mut self.request)?
                 }
             };
             match &mut self.missing {
@@ -165,10 +166,14 @@ impl Lane {
     }
 }
 
-/// Reads the head that `text` begins with, if it is whole; how many bytes of the body follow it.
-fn begin(text: &[u8], missing: &mut Option<usize>) -> Result<usize> {
+/// Reads the head that `text` begins with, if it is whole; how many bytes of the body follow it. The
+/// next request brings the session cookie that this answer set.
+fn begin(text: &[u8], missing: &mut Option<usize>, request: &mut Vec<u8>) -> Result<usize> {
     let Some(head) = Head::parse(text)? else { return Ok(0) };
     ensure!(head.status == 200, "an answer has the status {}", head.status);
+    if let Some(cookie) = head.cookie {
+        session::renew(request, cookie);
+    }
     *missing = Some(head.body);
     Ok(text.len() - head.length)
 }

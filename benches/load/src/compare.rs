@@ -3,16 +3,18 @@
 //! `rows`'s, what a slice of it means is the load's.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::client::Connection;
+use crate::process::Process;
 use crate::proxies::Bench;
 use crate::report::{self, Sample};
-use crate::rows::{Contender, KEYS, Load, Row, rows};
+use crate::rows::{CONNECTIONS, Contender, KEYS, Load, Row, rows};
 use crate::{closed_loop, h2load, handshakes};
 
 /// What can be asked for.
@@ -33,7 +35,7 @@ pub(crate) struct Options {
     /// Seconds of each slice: one contender in one round.
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
-    /// Rows: some of idle, h1, h2, handshakes, large, update.
+    /// Rows: some of idle, h1, h2, handshakes, large, redis, commit, memory.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Three short rounds: whether it works, not what it says.
@@ -52,14 +54,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let chosen = |row: &Row| options.only.is_empty() || options.only.iter().any(|k| k == row.key);
 
     let before = options.before.as_deref();
-    let bench = Bench::start(&options.gateway, before, &options.directory)?;
+    let rows: Vec<_> = rows(before.is_some()).into_iter().filter(chosen).collect();
+    let bench = Bench::start(&options.gateway, before, &options.directory, &rows)?;
     write!(std::io::stdout(), "{}", report::machine())?;
-    for row in &rows(before.is_some()) {
-        if !chosen(row) {
-            continue;
-        }
+    for row in &rows {
         let table = match row.load {
             Load::Idle(connections) => idle(&bench, row, connections)?,
+            Load::ChangedSessions => changed_sessions(row, &options.directory)?,
             _ => cost(&bench, row, rounds, Duration::from_secs_f64(seconds))?,
         };
         write!(std::io::stdout(), "{table}")?;
@@ -83,24 +84,52 @@ fn cost(bench: &Bench, row: &Row, rounds: usize, time: Duration) -> Result<Strin
             own.push(slice(bench, row.load, contender, time)?);
         }
     }
-    Ok(report::cost_table(row, &samples))
+    Ok(match row.load {
+        Load::Sessions => report::session_table(row, &samples),
+        _ => report::cost_table(row, &samples),
+    })
 }
 
 /// One contender's turn.
 fn slice(bench: &Bench, load: Load, contender: &Contender, time: Duration) -> Result<Sample> {
     let running = bench.proxy(contender.proxy)?;
     let (target, process) = (&running.target, &running.process);
-    let cookie = bench.cookie(contender.visitor);
+    let cookies = bench.cookies(contender.proxy, contender.visitor);
+    let cookie = cookies.first().map(String::as_str);
     let request = target.request(contender.path, cookie);
-    let sample = match load {
+    let redis = bench.redis(contender.proxy);
+    let redis_before = redis.map(Process::cpu_time).transpose()?;
+    let mut sample = match load {
         Load::Idle(connections) | Load::ClosedLoop(connections) => {
-            closed_loop::run(target, &request, connections, time, process)
+            closed_loop::run(target, &[request], connections, time, process)
+        }
+        Load::Sessions | Load::ChangedSessions => {
+            let requests: Vec<_> = cookies
+                .iter()
+                .map(|cookie| target.request(contender.path, Some(cookie.as_str())))
+                .collect();
+            closed_loop::run(target, &requests, CONNECTIONS, time, process)
         }
         Load::Http2 => h2load::run(target, contender.path, cookie, time, process),
         Load::Handshakes(threads) => handshakes::run(target, &request, threads, time, process),
     }?;
+    if let (Some(redis), Some(before)) = (redis, redis_before) {
+        sample.redis = Some(redis.cpu_time()?.saturating_sub(before));
+    }
     ensure!(sample.count > 0, "{} answered nothing in {time:?}", contender.label);
     Ok(sample)
+}
+
+/// What sessions that changed cost in memory: measured by a process of its own, which has done
+/// nothing else.
+fn changed_sessions(row: &Row, directory: &Path) -> Result<String> {
+    eprintln!("{}: about a minute", row.key);
+    let mut command = Command::new(std::env::current_exe()?);
+    let output = command.args(["memory", "--directory"]).arg(directory.join("memory")).output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}", complaint.trim());
+    let table = String::from_utf8(output.stdout).context("the table is no text")?;
+    Ok(report::heading(row) + &table)
 }
 
 /// How much memory each contender's process grows by for a connection that is kept open.
@@ -108,8 +137,8 @@ fn idle(bench: &Bench, row: &Row, connections: usize) -> Result<String> {
     let mut bytes = Vec::new();
     for contender in &row.contenders {
         let running = bench.proxy(contender.proxy)?;
-        let cookie = bench.cookie(contender.visitor);
-        let request = running.target.request(contender.path, cookie);
+        let cookie = bench.cookies(contender.proxy, contender.visitor).first();
+        let request = running.target.request(contender.path, cookie.map(String::as_str));
         let open = || {
             let mut connection = Connection::open(&running.target)?;
             let answer = connection.exchange(&request)?;

@@ -37,7 +37,7 @@ pub(crate) fn run(
     let text = String::from_utf8_lossy(&output.stdout);
     let count = succeeded(&text).with_context(|| format!("h2load did not measure:\n{text}"))?;
     ensure!(text.contains("Application protocol: h2\n"), "h2load did not speak HTTP/2:\n{text}");
-    Ok(Sample { count, wall, cpu, latency: None })
+    Ok(Sample { count, wall, cpu, redis: None, latency: None })
 }
 
 /// The requests that were answered with 2xx, if no other was answered.

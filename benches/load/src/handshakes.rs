@@ -34,6 +34,7 @@ pub(crate) fn run(
         count: latencies.len(),
         wall: begin.elapsed(),
         cpu: proxy.cpu_time()?.saturating_sub(cpu),
+        redis: None,
         latency: Latency::of(latencies),
     })
 }

@@ -6,8 +6,9 @@
 //! | `compare` | the course of a comparison |
 //! | `rows` | what is measured: which request, through which proxy, against which other |
 //! | `proxies` | nginx, HAProxy and the gateway: configured alike, started, checked |
-//! | `session` | the session cookie |
-//! | `memory` | what changed sessions cost in the cookie store's memory |
+//! | `redis` | the Redis that sessions are kept in |
+//! | `session` | the users' sessions, and their cookies |
+//! | `memory` | what changed sessions cost in the memory of each store |
 //! | `process` | a program started and stopped, its CPU time and memory |
 //! | `client` | one TLS connection, blocking |
 //! | `closed_loop` | many connections, each with one request under way |
@@ -30,6 +31,7 @@ mod memory;
 mod origin;
 mod process;
 mod proxies;
+mod redis;
 mod report;
 mod rows;
 mod session;
@@ -40,8 +42,8 @@ mod session;
 enum Command {
     /// Start everything, measure, print a Markdown table.
     Compare(compare::Options),
-    /// Change many sessions of the cookie store in this process, print what each costs in memory.
-    Memory,
+    /// Change many sessions of each store, print what each costs in memory.
+    Memory(memory::Options),
     /// The app behind the proxies, on this address; until it is stopped.
     Origin {
         /// A loopback address.
@@ -52,7 +54,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Compare(options) => compare::run(&options),
-        Command::Memory => memory::run(),
+        Command::Memory(options) => memory::run(&options),
         Command::Origin { address } => origin::serve(address),
     };
     match result {

@@ -10,8 +10,9 @@ use anyhow::{Context, Result, ensure};
 use crate::client::{Answer, Connection, Target};
 use crate::origin;
 use crate::process::{LOAD_CORE, PROXY_CORE, Process, free_address};
-use crate::rows::Visitor;
-use crate::session;
+use crate::redis::Redis;
+use crate::rows::{Row, Visitor};
+use crate::session::{self, Cookies, Store};
 
 /// The secret that sessions are sealed with: it protects nothing.
 const SECRET: &str = "a secret that is good for one run";
@@ -25,10 +26,10 @@ pub(crate) enum Proxy {
     NginxAgain,
     /// HAProxy.
     Haproxy,
-    /// The gateway.
-    Vestibule,
+    /// The gateway, with its sessions in this store.
+    Vestibule(Store),
     /// An earlier build of it.
-    Before,
+    Before(Store),
 }
 
 impl Proxy {
@@ -37,8 +38,18 @@ impl Proxy {
             Self::Nginx => "nginx",
             Self::NginxAgain => "nginx-again",
             Self::Haproxy => "haproxy",
-            Self::Vestibule => "vestibule",
-            Self::Before => "vestibule-before",
+            Self::Vestibule(Store::Cookie) => "vestibule",
+            Self::Vestibule(Store::Redis) => "vestibule-redis",
+            Self::Before(Store::Cookie) => "vestibule-before",
+            Self::Before(Store::Redis) => "vestibule-before-redis",
+        }
+    }
+
+    /// Whose sessions it knows; the others pass the cookie on.
+    fn store(self) -> Store {
+        match self {
+            Self::Nginx | Self::NginxAgain | Self::Haproxy => Store::Cookie,
+            Self::Vestibule(store) | Self::Before(store) => store,
         }
     }
 }
@@ -55,16 +66,21 @@ pub(crate) struct Running {
 /// All that runs for a comparison.
 pub(crate) struct Bench {
     running: Vec<Running>,
-    /// The `Cookie` fields of two signed-in users.
-    cookies: [String; 2],
+    cookies: Cookies,
+    redis: Option<(Redis, Cookies)>,
     _origin: Process,
 }
 
 impl Bench {
-    /// Starts the origin and every proxy; `gateway` is the gateway's binary, `before` that of an
-    /// earlier build. `directory` is emptied, and holds configurations and what the programs
+    /// Starts the origin and what the rows need; `gateway` is the gateway's binary, `before` that of
+    /// an earlier build. `directory` is emptied, and holds configurations and what the programs
     /// complain of.
-    pub(crate) fn start(gateway: &Path, before: Option<&Path>, directory: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        gateway: &Path,
+        before: Option<&Path>,
+        directory: &Path,
+        rows: &[Row],
+    ) -> Result<Self> {
         if directory.exists() {
             fs::remove_dir_all(directory)?;
         }
@@ -83,18 +99,37 @@ impl Bench {
             &directory,
         )?
         .listening(address, &directory)?;
-        let cookies = [session::cookie(SECRET, &issuer)?, session::cookie(SECRET, &issuer)?];
-        let places = Places { directory, origin: address, issuer };
-        let programs = [
-            (Proxy::Nginx, Some(Path::new("nginx"))),
-            (Proxy::NginxAgain, Some(Path::new("nginx"))),
-            (Proxy::Haproxy, Some(Path::new("haproxy"))),
-            (Proxy::Vestibule, Some(gateway)),
-            (Proxy::Before, before),
-        ];
-        let present = programs.into_iter().filter_map(|(proxy, program)| Some((proxy, program?)));
-        let running = present.map(|(proxy, program)| places.start(proxy, program));
-        let bench = Self { running: running.collect::<Result<_>>()?, cookies, _origin: origin };
+        let mut proxies: Vec<Proxy> = Vec::new();
+        for contender in rows.iter().flat_map(|row| &row.contenders) {
+            if !proxies.contains(&contender.proxy) {
+                proxies.push(contender.proxy);
+            }
+        }
+        let redis = if proxies.iter().any(|proxy| proxy.store() == Store::Redis) {
+            let redis = Redis::start(&directory)?;
+            let cookies = Cookies::make(SECRET, &issuer, Some(redis.address))?;
+            Some((redis, cookies))
+        } else {
+            None
+        };
+        let cookies = Cookies::make(SECRET, &issuer, None)?;
+        let places = Places {
+            directory,
+            origin: address,
+            issuer,
+            redis: redis.as_ref().map(|(redis, _)| redis.address),
+        };
+        let running = proxies.into_iter().map(|proxy| {
+            let program = match proxy {
+                Proxy::Nginx | Proxy::NginxAgain => Path::new("nginx"),
+                Proxy::Haproxy => Path::new("haproxy"),
+                Proxy::Vestibule(_) => gateway,
+                Proxy::Before(_) => before.context("there is no earlier build")?,
+            };
+            places.start(proxy, program)
+        });
+        let running = running.collect::<Result<_>>()?;
+        let bench = Self { running, cookies, redis, _origin: origin };
         bench.check()?;
         Ok(bench)
     }
@@ -105,49 +140,62 @@ impl Bench {
         found.with_context(|| format!("{} was not started", proxy.name()))
     }
 
-    /// The `Cookie` field that a visitor sends.
-    pub(crate) fn cookie(&self, visitor: Visitor) -> Option<&str> {
-        let [user, changing] = &self.cookies;
-        match visitor {
-            Visitor::Stranger => None,
-            Visitor::User => Some(user),
-            Visitor::Changing => Some(changing),
+    /// The `Cookie` fields that a visitor sends to a proxy, connection by connection.
+    pub(crate) fn cookies(&self, proxy: Proxy, visitor: Visitor) -> &[String] {
+        match (proxy.store(), &self.redis) {
+            (Store::Redis, Some((_, cookies))) => cookies.of(visitor),
+            _ => self.cookies.of(visitor),
         }
+    }
+
+    /// The Redis behind a proxy.
+    pub(crate) fn redis(&self, proxy: Proxy) -> Option<&Process> {
+        let redis = self.redis.as_ref().filter(|_| proxy.store() == Store::Redis);
+        redis.map(|(redis, _)| &redis.process)
     }
 
     /// Asks every proxy for what will be measured.
     fn check(&self) -> Result<()> {
         for running in &self.running {
-            let told = self.told(running, origin::ECHO_PATH)?;
+            let told = self.told(running, Visitor::User, origin::ECHO_PATH)?;
             let name = running.proxy.name();
             ensure!(told.status == 200, "{name} answers {}: {}", told.status, told.head);
             let told = told.body.to_lowercase();
             ensure!(told.contains("theme=dark"), "{name} keeps the app's cookie:\n{told}");
+            match running.proxy {
+                Proxy::Nginx => {
+                    let told = self.told(running, Visitor::User, "/checked/echo")?;
+                    let told = told.body.to_lowercase();
+                    ensure!(told.contains("x-auth-user: auth0|"), "nginx does not check:\n{told}");
+                }
+                Proxy::Vestibule(_) | Proxy::Before(_) => self.check_gateway(running)?,
+                Proxy::NginxAgain | Proxy::Haproxy => {}
+            }
         }
-        let nginx = self.told(self.proxy(Proxy::Nginx)?, "/checked/echo")?.body.to_lowercase();
-        ensure!(nginx.contains("x-auth-user: auth0|"), "nginx does not check:\n{nginx}");
-
-        let gateways = [Proxy::Vestibule, Proxy::Before];
-        let mut gateways = self.running.iter().filter(|running| gateways.contains(&running.proxy));
-        gateways.try_for_each(|gateway| self.check_gateway(gateway))
+        Ok(())
     }
 
     fn check_gateway(&self, gateway: &Running) -> Result<()> {
-        let user = format!("x-forwarded-user: {}", session::SUBJECT);
-        let signed_in = self.told(gateway, origin::ECHO_PATH)?;
+        let user = format!("x-forwarded-user: {}", session::subject(0));
+        let signed_in = self.told(gateway, Visitor::User, origin::ECHO_PATH)?;
         let body = signed_in.body.to_lowercase();
         ensure!(body.contains(&user), "the gateway does not know the session:\n{body}");
         ensure!(!body.contains("-session="), "the gateway passes the session on:\n{body}");
         let head = signed_in.head.to_lowercase();
         ensure!(!head.contains("set-cookie"), "the gateway writes the session:\n{head}");
-        let public = self.told(gateway, "/public/echo")?;
+        let public = self.told(gateway, Visitor::User, "/public/echo")?;
         ensure!(public.status == 200, "a public path is answered {}", public.status);
         ensure!(!public.body.to_lowercase().contains(&user), "a public path tells of the user");
+        // The cookie that comes with the update is not brought back: the store knows better.
+        self.told(gateway, Visitor::Changing, origin::UPDATE_PATH)?;
+        let body = self.told(gateway, Visitor::Changing, origin::ECHO_PATH)?.body;
+        ensure!(body.contains("\"visits\":"), "the gateway takes no update:\n{body}");
         Ok(())
     }
 
-    fn told(&self, running: &Running, path: &str) -> Result<Answer> {
-        let request = running.target.request(path, self.cookie(Visitor::User));
+    fn told(&self, running: &Running, visitor: Visitor, path: &str) -> Result<Answer> {
+        let cookie = self.cookies(running.proxy, visitor).first();
+        let request = running.target.request(path, cookie.map(String::as_str));
         Connection::open(&running.target)
             .and_then(|mut connection| connection.exchange(&request))
             .with_context(|| format!("{} does not answer", running.proxy.name()))
@@ -159,6 +207,7 @@ struct Places {
     directory: PathBuf,
     origin: SocketAddr,
     issuer: String,
+    redis: Option<SocketAddr>,
 }
 
 impl Places {
@@ -169,7 +218,15 @@ impl Places {
         let (file, text) = match proxy {
             Proxy::Nginx | Proxy::NginxAgain => ("conf", include_str!("../conf/nginx.conf")),
             Proxy::Haproxy => ("cfg", include_str!("../conf/haproxy.cfg")),
-            Proxy::Vestibule | Proxy::Before => ("toml", include_str!("../conf/gateway.toml")),
+            Proxy::Vestibule(_) | Proxy::Before(_) => {
+                ("toml", include_str!("../conf/gateway.toml"))
+            }
+        };
+        let redis = match (proxy.store(), self.redis) {
+            (Store::Redis, Some(address)) => {
+                format!("\n[session.redis]\nurl = \"redis://{address}\"\n")
+            }
+            _ => String::new(),
         };
         let text = text
             .replace("@NAME@", name)
@@ -178,6 +235,7 @@ impl Places {
             .replace("@ADMIN@", &free_address()?.to_string())
             .replace("@AUTHORITY@", &target.authority())
             .replace("@ISSUER@", &self.issuer)
+            .replace("@REDIS@", &redis)
             .replace("@ORIGIN@", &self.origin.to_string());
         let file = self.directory.join(format!("{name}.{file}"));
         fs::write(&file, text)?;
@@ -185,7 +243,7 @@ impl Places {
         let arguments = match proxy {
             Proxy::Nginx | Proxy::NginxAgain => vec!["-c", &file],
             Proxy::Haproxy => vec!["-db", "-f", &file],
-            Proxy::Vestibule | Proxy::Before => vec!["serve", "-c", &file],
+            Proxy::Vestibule(_) | Proxy::Before(_) => vec!["serve", "-c", &file],
         };
         let process = Process::start(name, PROXY_CORE, program, &arguments, &self.directory)?
             .listening(address, &self.directory)?;

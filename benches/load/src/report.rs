@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::ops::{Div, Sub};
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub(crate) struct Sample {
     pub(crate) wall: Duration,
     /// What the proxy spent on it.
     pub(crate) cpu: Duration,
+    /// What Redis spent on it, if it keeps the sessions.
+    pub(crate) redis: Option<Duration>,
     /// As the load saw it, where it says.
     pub(crate) latency: Option<Latency>,
 }
@@ -28,6 +31,11 @@ impl Sample {
     /// The proxy's CPU time per answer, in microseconds.
     fn cost(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / count(self.count)
+    }
+
+    /// Redis's CPU time per answer, in microseconds.
+    fn redis_cost(&self) -> Option<f64> {
+        Some(self.redis?.as_secs_f64() * 1e6 / count(self.count))
     }
 
     /// The part of its core that the proxy used.
@@ -75,8 +83,8 @@ pub(crate) fn cost_table(row: &Row, samples: &[Vec<Sample>]) -> String {
         };
         let (p50, p99) = (latency(|latency| latency.median), latency(|latency| latency.p99));
         let mut ratios = contender.against.iter().filter_map(|&other| {
-            let ratio = Ratio::of(own, samples.get(other)?)?;
-            Some((ratio.to_string(), row.contenders.get(other)?.label.as_str()))
+            let ratio = Spread::of(own, samples.get(other)?, Sample::cost, Div::div)?;
+            Some((format!("{ratio:.2}"), row.contenders.get(other)?.label.as_str()))
         });
         let (ratio, other) = ratios.next().unwrap_or_default();
         let _ = writeln!(
@@ -87,6 +95,42 @@ pub(crate) fn cost_table(row: &Row, samples: &[Vec<Sample>]) -> String {
         );
         for (ratio, other) in ratios {
             let _ = writeln!(table, "| | | | {ratio} | {other} | | | | |");
+        }
+    }
+    table
+}
+
+/// The table of a row about sessions, with what Redis spends: for each contender, its samples in the
+/// rounds' order.
+pub(crate) fn session_table(row: &Row, samples: &[Vec<Sample>]) -> String {
+    let mut table = heading(row);
+    table += "| | CPU µs | ratio (min–max) | more, µs (min–max) | to | utilisation | per s | \
+              ratio (min–max) | Redis, CPU µs |\n";
+    table += "|---|--:|--:|--:|---|--:|--:|--:|--:|\n";
+    for (contender, own) in row.contenders.iter().zip(samples) {
+        let cost = median(own.iter().map(Sample::cost));
+        let utilisation = median(own.iter().map(Sample::utilisation));
+        let mark = if utilisation < BUSY { " (!)" } else { "" };
+        let per_second = median(own.iter().map(Sample::per_second));
+        let redis = median(own.iter().filter_map(Sample::redis_cost));
+        let redis = if redis.is_nan() { String::new() } else { format!("{redis:.1}") };
+        let mut others = contender.against.iter().filter_map(|&other| {
+            let theirs = samples.get(other)?;
+            Some([
+                format!("{:.2}", Spread::of(own, theirs, Sample::cost, Div::div)?),
+                format!("{:.1}", Spread::of(own, theirs, Sample::cost, Sub::sub)?),
+                row.contenders.get(other)?.label.trim_matches('*').to_owned(),
+                format!("{:.2}", Spread::of(own, theirs, Sample::per_second, Div::div)?),
+            ])
+        });
+        let [ratio, more, other, rate] = others.next().unwrap_or_default();
+        let _ = writeln!(
+            table,
+            "| {} | {cost:.1} | {ratio} | {more} | {other} | {utilisation:.2}{mark} | {per_second:.0} | {rate} | {redis} |",
+            contender.label,
+        );
+        for [ratio, more, other, rate] in others {
+            let _ = writeln!(table, "| | | {ratio} | {more} | {other} | | | {rate} | |");
         }
     }
     table
@@ -118,11 +162,12 @@ pub(crate) fn machine() -> String {
     let model = model.and_then(|line| line.split(": ").nth(1)).unwrap_or("a processor");
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
-        "{model}; Linux {}; {}; {}; {}\n",
+        "{model}; Linux {}; {}; {}; {}; {}\n",
         kernel.trim(),
         version("nginx", "-v"),
         version("haproxy", "-v"),
         version("h2load", "--version"),
+        version("redis-server", "--version").split(" sha").next().unwrap_or_default(),
     )
 }
 
@@ -134,7 +179,8 @@ fn version(program: &str, ask: &str) -> String {
     text.lines().next().unwrap_or(program).trim_start_matches("nginx version: ").to_owned()
 }
 
-fn heading(row: &Row) -> String {
+/// What stands above a row's table.
+pub(crate) fn heading(row: &Row) -> String {
     format!("\n### {} (`{}`)\n\n", row.title, row.key)
 }
 
@@ -144,31 +190,39 @@ pub(crate) fn notes(rounds: usize, seconds: f64) -> String {
         "\nCPU is that of the proxy alone, per answer: the median of {rounds} rounds of {seconds} s. A \
          ratio is the median of the rounds' ratios, with the least and the greatest; a difference \
          of less than 5%, or within the spread of A/A, is none. (!) marks a proxy that was not \
-         kept busy: its ratio leans towards 1. The gateway runs with its access log and metrics \
-         on, nginx and HAProxy with their logs off.\n"
+         kept busy: its ratio leans towards 1. Redis shares a core with the load and the app. The \
+         gateway runs with its access log and metrics on, nginx and HAProxy with their logs off.\n"
     )
 }
 
-/// The ratios of two contenders' costs, round by round.
-struct Ratio {
+/// How two contenders compare, round by round.
+struct Spread {
     median: f64,
     least: f64,
     greatest: f64,
 }
 
-impl Ratio {
-    fn of(own: &[Sample], other: &[Sample]) -> Option<Self> {
-        let ratios: Vec<_> =
-            own.iter().zip(other).map(|(own, other)| own.cost() / other.cost()).collect();
-        let least = ratios.iter().copied().reduce(f64::min)?;
-        let greatest = ratios.iter().copied().reduce(f64::max)?;
-        Some(Self { median: median(ratios), least, greatest })
+impl Spread {
+    /// Of what is looked at, by its ratio or its difference.
+    fn of(
+        own: &[Sample],
+        other: &[Sample],
+        look: impl Fn(&Sample) -> f64,
+        compare: impl Fn(f64, f64) -> f64,
+    ) -> Option<Self> {
+        let compared: Vec<_> =
+            own.iter().zip(other).map(|(own, other)| compare(look(own), look(other))).collect();
+        let least = compared.iter().copied().reduce(f64::min)?;
+        let greatest = compared.iter().copied().reduce(f64::max)?;
+        Some(Self { median: median(compared), least, greatest })
     }
 }
 
-impl std::fmt::Display for Ratio {
+impl std::fmt::Display for Spread {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "**{:.2}** ({:.2}–{:.2})", self.median, self.least, self.greatest)
+        let Self { median, least, greatest } = self;
+        let places = formatter.precision().unwrap_or(2);
+        write!(formatter, "**{median:.places$}** ({least:.places$}–{greatest:.places$})")
     }
 }
 
@@ -192,7 +246,7 @@ mod tests {
 
     fn sample(microseconds: u64) -> Sample {
         let cpu = Duration::from_micros(microseconds * 1000);
-        Sample { count: 1000, wall: cpu, cpu, latency: None }
+        Sample { count: 1000, wall: cpu, cpu, redis: None, latency: None }
     }
 
     #[test]
@@ -205,9 +259,30 @@ mod tests {
     #[test]
     fn a_ratio_is_taken_round_by_round() {
         // The machine was twice as slow in the second round: the ratio does not see it.
-        let ratio =
-            Ratio::of(&[sample(8), sample(16), sample(9)], &[sample(10), sample(20), sample(10)]);
-        assert_eq!(ratio.unwrap().to_string(), "**0.80** (0.80–0.90)");
+        let (own, other) =
+            ([sample(8), sample(16), sample(9)], [sample(10), sample(20), sample(10)]);
+        let ratio = Spread::of(&own, &other, Sample::cost, Div::div).unwrap();
+        assert_eq!(format!("{ratio:.2}"), "**0.80** (0.80–0.90)");
+        let more = Spread::of(&own, &other, Sample::cost, Sub::sub).unwrap();
+        assert_eq!(format!("{more:.1}"), "**-2.0** (-4.0–-1.0)");
+    }
+
+    #[test]
+    fn what_redis_spends_stands_in_its_own_column() {
+        let rows = crate::rows::rows(false);
+        let row = rows.iter().find(|row| row.key == "redis").unwrap();
+        let with_redis = Sample { redis: Some(Duration::from_millis(7)), ..sample(30) };
+        let samples = vec![vec![sample(20)], vec![sample(20)], vec![with_redis]];
+        let table = report_line(&session_table(row, &samples), "Redis store");
+        assert!(
+            table.contains("| 30.0 | **1.50** (1.50–1.50) | **10.0** (10.0–10.0) |"),
+            "{table}"
+        );
+        assert!(table.contains("| **0.67** (0.67–0.67) | 7.0 |"), "{table}");
+    }
+
+    fn report_line(table: &str, label: &str) -> String {
+        table.lines().find(|line| line.contains(label)).unwrap_or_default().to_owned()
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::origin::{LARGE_PATH, UPDATE_PATH};
 use crate::proxies::Proxy;
+use crate::session::Store;
 
 /// One table.
 pub(crate) struct Row {
@@ -27,7 +28,15 @@ pub(crate) enum Load {
     Http2,
     /// From this many threads, connections with one request each.
     Handshakes(usize),
+    /// As [`Load::ClosedLoop`] over [`CONNECTIONS`]: what the gateway does with sessions, and what
+    /// Redis does for it.
+    Sessions,
+    /// No requests: sessions that changed, in each store's memory.
+    ChangedSessions,
 }
+
+/// Connections with one request under way each.
+pub(crate) const CONNECTIONS: usize = 64;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +45,12 @@ pub(crate) enum Visitor {
     Stranger,
     /// A signed-in user, whose session nobody changes.
     User,
-    /// Another one, whose session apps change.
+    /// As many of those as there are connections.
+    Users,
+    /// A user whose session apps change.
     Changing,
+    /// As many of those as there are connections.
+    AllChanging,
 }
 
 /// A request through a proxy.
@@ -56,12 +69,14 @@ pub(crate) struct Contender {
 }
 
 /// What can be chosen.
-pub(crate) const KEYS: [&str; 6] = ["idle", "h1", "h2", "handshakes", "large", "update"];
+pub(crate) const KEYS: [&str; 8] =
+    ["idle", "h1", "h2", "handshakes", "large", "redis", "commit", "memory"];
 
-/// All rows, in the order of [`KEYS`]. Memory is first: it is measured on processes that have done
+/// All rows, in the order of [`KEYS`]. Idle connections are first: their memory it is measured on processes that have done
 /// nothing yet. `before`: the gateway's earlier build bears what the gateway bears.
 pub(crate) fn rows(before: bool) -> Vec<Row> {
-    let mut rows: Vec<_> = KEYS.iter().filter_map(|key| row(key)).collect();
+    let mut rows: Vec<_> =
+        KEYS.iter().filter_map(|key| row(key).or_else(|| session_row(key))).collect();
     if before {
         for row in &mut rows {
             add_before(&mut row.contenders);
@@ -74,7 +89,8 @@ pub(crate) fn rows(before: bool) -> Vec<Row> {
 const PUBLIC: &str = "/public/";
 
 fn row(key: &'static str) -> Option<Row> {
-    use Proxy::{Haproxy, Nginx, NginxAgain, Vestibule};
+    use Proxy::{Haproxy, Nginx, NginxAgain};
+    const VESTIBULE: Proxy = Proxy::Vestibule(Store::Cookie);
     let (load, title, contenders) = match key {
         "idle" => (
             Load::Idle(2000),
@@ -82,11 +98,11 @@ fn row(key: &'static str) -> Option<Row> {
             vec![
                 plain("nginx", Nginx, "/", &[]),
                 plain("HAProxy", Haproxy, "/", &[0]),
-                with_cookie("**vestibule, signed in**", Vestibule, "/", &[0]),
+                with_cookie("**vestibule, signed in**", VESTIBULE, "/", &[0]),
             ],
         ),
         "h1" => (
-            Load::ClosedLoop(64),
+            Load::ClosedLoop(CONNECTIONS),
             "HTTP/1.1, 64 connections, 1 KiB answers",
             vec![
                 with_cookie("nginx, the same request", Nginx, "/", &[]),
@@ -94,8 +110,8 @@ fn row(key: &'static str) -> Option<Row> {
                 with_cookie("nginx + auth_request", Nginx, "/checked/", &[0]),
                 plain("nginx, without the cookie", Nginx, "/", &[0]),
                 plain("HAProxy, without the cookie", Haproxy, "/", &[3]),
-                plain("vestibule, public route, without the cookie", Vestibule, PUBLIC, &[3]),
-                with_cookie("**vestibule, signed in**", Vestibule, "/", &[0, 2]),
+                plain("vestibule, public route, without the cookie", VESTIBULE, PUBLIC, &[3]),
+                with_cookie("**vestibule, signed in**", VESTIBULE, "/", &[0, 2]),
             ],
         ),
         "h2" => (
@@ -105,7 +121,7 @@ fn row(key: &'static str) -> Option<Row> {
                 with_cookie("nginx, the same request", Nginx, "/", &[]),
                 plain("nginx, without the cookie", Nginx, "/", &[0]),
                 plain("HAProxy, without the cookie", Haproxy, "/", &[1]),
-                with_cookie("**vestibule, signed in**", Vestibule, "/", &[0, 2]),
+                with_cookie("**vestibule, signed in**", VESTIBULE, "/", &[0, 2]),
             ],
         ),
         "handshakes" => (
@@ -113,7 +129,7 @@ fn row(key: &'static str) -> Option<Row> {
             "Full TLS 1.3 handshakes, one request each",
             vec![
                 with_cookie("nginx, the same request", Nginx, "/", &[]),
-                with_cookie("**vestibule, signed in**", Vestibule, "/", &[0]),
+                with_cookie("**vestibule, signed in**", VESTIBULE, "/", &[0]),
             ],
         ),
         "large" => (
@@ -121,20 +137,45 @@ fn row(key: &'static str) -> Option<Row> {
             "HTTP/1.1, 8 connections, 1 MiB answers",
             vec![
                 with_cookie("nginx, the same request", Nginx, LARGE_PATH, &[]),
-                with_cookie("**vestibule, signed in**", Vestibule, LARGE_PATH, &[0]),
+                with_cookie("**vestibule, signed in**", VESTIBULE, LARGE_PATH, &[0]),
             ],
         ),
-        "update" => (
-            Load::ClosedLoop(64),
-            "A session update on every answer (HTTP/1.1, 64 connections, 1 KiB, one session)",
+        _ => return None,
+    };
+    Some(Row { key, title, load, contenders })
+}
+
+/// The rows of the two stores.
+fn session_row(key: &'static str) -> Option<Row> {
+    use Store::{Cookie, Redis};
+    use Visitor::{AllChanging, Changing, Users};
+    let of = |label: &str, store, visitor, path, against: &[usize]| Contender {
+        visitor,
+        ..plain(label, Proxy::Vestibule(store), path, against)
+    };
+    let (load, title, contenders) = match key {
+        "redis" => (
+            Load::Sessions,
+            "A signed-in request in each store: HTTP/1.1, 64 connections, a session each, 1 KiB answers",
             vec![
-                with_cookie("vestibule, no update", Vestibule, "/", &[]),
-                Contender {
-                    visitor: Visitor::Changing,
-                    ..plain("**vestibule, update**", Vestibule, UPDATE_PATH, &[0])
-                },
+                of("cookie store", Cookie, Users, "/", &[]),
+                of("cookie store again (A/A)", Cookie, Users, "/", &[0]),
+                of("**Redis store**", Redis, Users, "/", &[0]),
             ],
         ),
+        "commit" => (
+            Load::Sessions,
+            "An update on every answer: HTTP/1.1, 64 connections, 1 KiB answers",
+            vec![
+                of("cookie store, no update", Cookie, Users, "/", &[]),
+                of("**cookie store, a session each**", Cookie, AllChanging, UPDATE_PATH, &[0]),
+                of("cookie store, all one session", Cookie, Changing, UPDATE_PATH, &[0]),
+                of("Redis store, no update", Redis, Users, "/", &[]),
+                of("**Redis store, a session each**", Redis, AllChanging, UPDATE_PATH, &[3]),
+                of("Redis store, all one session", Redis, Changing, UPDATE_PATH, &[3]),
+            ],
+        ),
+        "memory" => (Load::ChangedSessions, "Memory of 100,000 changed sessions", vec![]),
         _ => return None,
     };
     Some(Row { key, title, load, contenders })
@@ -154,10 +195,14 @@ fn add_before(contenders: &mut Vec<Contender>) {
     for at in 0..contenders.len() {
         let place = contenders.len();
         let Some(now) = contenders.get_mut(at) else { return };
-        if now.proxy == Proxy::Vestibule {
+        if let Proxy::Vestibule(store) = now.proxy {
             let label = format!("before: {}", now.label.trim_matches('*'));
-            let earlier =
-                Contender { label, proxy: Proxy::Before, against: Vec::new(), ..now.clone() };
+            let earlier = Contender {
+                label,
+                proxy: Proxy::Before(store),
+                against: Vec::new(),
+                ..now.clone()
+            };
             now.against.push(place);
             contenders.push(earlier);
         }
@@ -187,9 +232,12 @@ mod tests {
     #[test]
     fn an_earlier_build_bears_what_the_gateway_bears() {
         for row in rows(true) {
-            let of = |proxy| row.contenders.iter().filter(move |c| c.proxy == proxy);
-            let asks = |c: &Contender| (c.path, c.visitor);
-            assert!(of(Proxy::Vestibule).map(asks).eq(of(Proxy::Before).map(asks)), "{}", row.key);
+            for store in [Store::Cookie, Store::Redis] {
+                let of = |proxy| row.contenders.iter().filter(move |c| c.proxy == proxy);
+                let asks = |c: &Contender| (c.path, c.visitor);
+                let (now, before) = (of(Proxy::Vestibule(store)), of(Proxy::Before(store)));
+                assert!(now.map(asks).eq(before.map(asks)), "{}", row.key);
+            }
         }
     }
 }

@@ -195,7 +195,7 @@ fn numbers_durations_and_sizes_have_bounds() {
     }
 }
 
-const MEANINGLESS: [(&str, &str, &str); 29] = [
+const MEANINGLESS: [(&str, &str, &str); 35] = [
     ("server", "trusted_proxies = ['10.0.0.0/33']", "server.trusted_proxies: is no network"),
     ("server", "public_urls = []", "server.public_urls: is empty"),
     (
@@ -242,6 +242,16 @@ const MEANINGLESS: [(&str, &str, &str); 29] = [
     ("log", "level = ''", "log.level: is no filter for logs"),
     ("log", "level = 'a=b=c'", "log.level: is no filter for logs"),
     ("route", "host = 'other.example'", "route.host: is no public host"),
+    ("route", "sticky = 1", "route.sticky: is a whole number"),
+    ("route", "health = '/up'", "route.health: is a text"),
+    ("route", "health = { interval = '1s' }", "route.health.path: is missing"),
+    ("route", "health = { path = 'up' }", "route.health.path: is no path"),
+    ("route", "health = { path = '/', status = 101 }", "route.health.status: is out of bounds"),
+    (
+        "route",
+        "health = { path = '/', interval = '0s' }",
+        "route.health.interval: is out of bounds",
+    ),
     (
         "route",
         "headers = { Cookie = 'user.sub' }",
@@ -275,13 +285,58 @@ fn what_a_key_cannot_mean_is_refused() {
     }
 }
 
+#[test]
+fn an_upstream_that_cannot_be_is_refused() {
+    let site = Site::new();
+    for (upstream, said) in [
+        ("[]", "route.upstream: is empty"),
+        ("['http://a', 'http://a:80']", "route.upstream: is listed twice"),
+        ("{ weight = 2 }", "route.upstream.url: is missing"),
+        ("[{ url = 'http://a', weight = 0 }]", "route.upstream.weight: is out of bounds"),
+        ("[{ url = 'http://a', weight = 101 }]", "route.upstream.weight: is out of bounds"),
+        ("[{ url = 'http://a', wieght = 2 }]", "route.upstream.wieght: unknown key"),
+        ("[{ url = 'ftp://a' }]", "route.upstream.url: is no upstream"),
+        ("{ url = 'http://a', ca = 'a.pem' }", "route.upstream.ca: is for https alone"),
+        (
+            "{ url = 'unix:/a', server_name = 'a' }",
+            "route.upstream.server_name: is for https alone",
+        ),
+        ("{ url = 'https://a', cert = 'a.pem' }", "route.upstream.key: is missing"),
+        ("{ url = 'https://a', key = 'a.key' }", "route.upstream.cert: is missing"),
+        (
+            "{ url = 'https://a', server_name = 'a b' }",
+            "route.upstream.server_name: is no name of a server",
+        ),
+    ] {
+        let source = least().replace("'http://127.0.0.1:9000'", upstream);
+        assert_eq!(only_fault(&site, &source), said);
+    }
+    for (key, file) in [("ca", "a.key"), ("ca", "none.pem"), ("cert", "none.pem"), ("key", "a.pem")]
+    {
+        let mut files = [("ca", "a.pem"), ("cert", "a.pem"), ("key", "a.key")];
+        files.iter_mut().filter(|(known, _)| *known == key).for_each(|pair| pair.1 = file);
+        let all: Vec<_> = files.iter().map(|(key, file)| format!("{key} = '{file}'")).collect();
+        let upstream = format!("{{ url = 'https://a', {} }}", all.join(", "));
+        let source = least().replace("'http://127.0.0.1:9000'", &upstream);
+        let said = only_fault(&site, &source);
+        assert!(said.starts_with(&format!("route.upstream.{key}: ")), "{said}");
+        assert!(said.contains(file), "{said}");
+    }
+    let many: Vec<_> = (1..=65).map(|port| format!("'http://a:{port}'")).collect();
+    let source = least().replace("'http://127.0.0.1:9000'", &format!("[{}]", many.join(", ")));
+    assert_eq!(only_fault(&site, &source), "route.upstream: lists too many upstreams");
+}
+
 /// Whoever writes `require` believes that others are kept out.
 #[test]
 fn a_rule_that_would_keep_nobody_out_is_refused() {
     let site = Site::new();
-    for line in
-        ["require = { roles = 'admin' }", "headers = { X-A = 'user.a' }", "access_token = true"]
-    {
+    for line in [
+        "require = { roles = 'admin' }",
+        "headers = { X-A = 'user.a' }",
+        "access_token = true",
+        "sticky = true",
+    ] {
         let said = only_fault(&site, &with("route", &format!("access = 'public'\n{line}")));
         assert!(said.contains("has no effect with access = \"public\""), "{said}");
     }

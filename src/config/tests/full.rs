@@ -80,7 +80,13 @@ access = false
 [[route]]
 host = "app.example.com"
 path = "/admin"
-upstream = ["http://127.0.0.1:9000", "https://[::1]:9443", "unix:/run/app.sock"]
+upstream = [
+    { url = "https://[::1]:9443", weight = 3, ca = "all.pem", cert = "a.pem", key = "a.key", server_name = "app.internal" },
+    "http://127.0.0.1:9000",
+    "unix:/run/app.sock",
+]
+sticky = true
+health = { path = "/up?deep", host = "app.internal", interval = "5s", timeout = "1s", status = [200, 204], down_after = 4, up_after = 1 }
 access = "api"
 require = { roles = ["admin", "root"], email_verified = true }
 headers = { "X-User-Plan" = "session.plan", "X-Team" = "user.org_id" }
@@ -201,8 +207,25 @@ fn every_key_of_a_route_is_read() {
     let [admin, root] = routes.as_slice() else { panic!("{routes:?}") };
     assert_eq!(admin.host.as_deref(), Some("app.example.com"));
     assert_eq!(admin.path, "/admin");
-    let upstreams: Vec<_> = admin.upstream.iter().map(ToString::to_string).collect();
-    assert_eq!(upstreams, ["http://127.0.0.1:9000", "https://[::1]:9443", "unix:/run/app.sock"]);
+    let upstreams: Vec<_> = admin.upstream.iter().map(|one| one.url.to_string()).collect();
+    assert_eq!(upstreams, ["https://[::1]:9443", "http://127.0.0.1:9000", "unix:/run/app.sock"]);
+    let tls = admin.upstream[0].tls.as_ref().unwrap();
+    assert_eq!(tls.ca.as_ref().unwrap().len(), 1);
+    assert_eq!(tls.identity.as_ref().unwrap().cert.len(), 1);
+    assert_eq!(tls.server_name.as_ref().unwrap().to_str(), "app.internal");
+    assert!(admin.upstream[1].tls.is_none());
+    let weights: Vec<_> = admin.upstream.iter().map(|one| one.weight).collect();
+    assert_eq!((weights.as_slice(), admin.sticky), ([3, 1, 1].as_slice(), true));
+    let health = HealthCheck {
+        path: "/up?deep".parse().unwrap(),
+        host: Some("app.internal".to_owned()),
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(1),
+        status: Some(vec![200, 204]),
+        down_after: 4,
+        up_after: 1,
+    };
+    assert_eq!(admin.health.as_ref(), Some(&health));
     assert_eq!(admin.access, Access::Api);
     let rule = |claim: &str, any_of: &[&str]| Requirement {
         claim: claim.to_owned(),
@@ -282,7 +305,7 @@ fn what_is_left_out_has_its_default() {
     let route = &routes[0];
     assert_eq!((&route.host, route.access), (&None, Access::Login));
     assert!(route.require.is_empty() && route.headers.is_empty() && !route.access_token);
-    assert!(route.close_on_session_end);
+    assert!(route.close_on_session_end && !route.sticky && route.health.is_none());
     assert_eq!((&route.session_update, &route.session_header), (&Keys::All, &Keys::All));
 }
 

@@ -21,7 +21,8 @@ async fn a_connection_is_used_again_by_the_next_request() {
             let (url, connections) = answering(bytes).await;
             let upstreams = to(&url);
             for _ in 0..3 {
-                let sent = upstreams.send(0, request(method, "/", Body::Empty)).await.unwrap();
+                let sent =
+                    upstreams.send(0, request(method, "/", Body::Empty), None).await.unwrap();
                 text(sent).await.unwrap();
             }
             assert_eq!(connections.get(), 1, "{method} {bytes}");
@@ -136,7 +137,7 @@ async fn what_may_have_been_done_is_not_done_twice() {
             get(&upstreams, "/").await.unwrap();
             sleep(Duration::from_millis(30)).await;
             let whole = if body.is_empty() { Body::Empty } else { body.into() };
-            let sent = upstreams.send(0, request(method, "/", whole)).await;
+            let sent = upstreams.send(0, request(method, "/", whole), None).await;
             assert!(matches!(sent, Err(UpstreamError::Broken { .. })), "{method} {body}");
             assert_eq!(asked.get(), 1, "{method} {body}");
         }
@@ -151,7 +152,8 @@ async fn a_response_that_is_not_read_to_its_end_takes_its_connection_with_it() {
         let (url, connections) = answering(ok(&body)).await;
         let upstreams = to(&url);
         for round in 1..=5 {
-            let mut response = upstreams.send(0, request("GET", "/", Body::Empty)).await.unwrap();
+            let mut response =
+                upstreams.send(0, request("GET", "/", Body::Empty), None).await.unwrap();
             if round % 2 == 0 {
                 response.body_mut().frame().await.unwrap().unwrap();
             }
@@ -179,7 +181,7 @@ async fn an_early_answer_arrives_and_its_connection_is_not_used_again() {
         for round in 1..=3 {
             let (feed, body) = streaming();
             feed.send("first".into()).unwrap();
-            let early = upstreams.send(0, request("POST", "/", body)).await.unwrap();
+            let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
             assert_eq!(early.status(), 413);
             assert_eq!(text(early).await.unwrap(), "large");
             assert_eq!(connections.get(), round);
@@ -203,9 +205,9 @@ async fn an_early_answer_without_a_body_does_not_free_the_connection_either() {
         let upstreams = to(&url);
         let (feed, body) = streaming();
         feed.send("first".into()).unwrap();
-        let early = upstreams.send(0, request("POST", "/", body)).await.unwrap();
+        let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
         assert_eq!(early.status(), 204);
-        let next = upstreams.send(0, request("GET", "/", Body::Empty)).await.unwrap();
+        let next = upstreams.send(0, request("GET", "/", Body::Empty), None).await.unwrap();
         assert_eq!((next.status().as_u16(), connections.get()), (204, 2));
         drop(feed);
     })
@@ -226,7 +228,7 @@ async fn a_connection_that_is_stuck_holds_up_nobody() {
         .await;
         let upstreams = to(&url);
         let body = vec![b'x'; 64 * 1024 * 1024].into();
-        let early = upstreams.send(0, request("POST", "/", body)).await.unwrap();
+        let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
         assert_eq!(text(early).await.unwrap(), "early");
         let begun = Instant::now();
         assert_eq!(get(&upstreams, "/").await.unwrap(), "early");
@@ -324,5 +326,80 @@ async fn surplus_bytes_are_no_response_to_the_next_request() {
             assert_eq!(connections.get(), round);
         }
     })
+    .await;
+}
+
+/// A request that ends each connection it is sent over must not end them all.
+#[tokio::test]
+async fn what_can_be_repeated_is_repeated_once() {
+    local(async {
+        let asked = Rc::new(Cell::new(0));
+        let counted = asked.clone();
+        let (url, _) = listen(move |mut stream, _| {
+            let counted = counted.clone();
+            async move {
+                let mut rest = Vec::new();
+                while let Some(head) = head(&mut stream, &mut rest).await {
+                    if path_of(&head) == "/deadly" {
+                        counted.set(counted.get() + 1);
+                        return;
+                    }
+                    sleep(Duration::from_millis(20)).await;
+                    stream.write_all(ok("ok").as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await;
+        let upstreams = Rc::new(to(&url));
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let upstreams = upstreams.clone();
+                spawn_local(async move { get(&upstreams, "/").await.unwrap() })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let sent = upstreams.send(0, request("GET", "/deadly", Body::Empty), None).await;
+        assert!(matches!(sent, Err(UpstreamError::Broken { .. })));
+        assert_eq!(asked.get(), 2);
+        assert_eq!(get(&upstreams, "/").await.as_deref(), Ok("ok"));
+    })
+    .await;
+}
+
+/// Nobody reads an idle connection: without a look now and then it would stay half open for ever.
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_that_its_upstream_closed_or_that_is_old_is_closed_here_too() {
+    Box::pin(tokio::task::LocalSet::new().run_until(async {
+        for (closes, after) in [(true, 6), (false, 56)] {
+            let left = Rc::new(Cell::new(false));
+            let leaving = left.clone();
+            let (url, _) = listen(move |mut stream, _| {
+                let leaving = leaving.clone();
+                async move {
+                    let mut rest = Vec::new();
+                    head(&mut stream, &mut rest).await;
+                    stream.write_all(ok("ok").as_bytes()).await.unwrap();
+                    if closes {
+                        stream.shutdown().await.unwrap();
+                    }
+                    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+                    leaving.set(true);
+                }
+            })
+            .await;
+            let upstreams = to(&url);
+            assert_eq!(get(&upstreams, "/").await.as_deref(), Ok("ok"));
+            sleep(Duration::from_secs(after - 2)).await;
+            assert!(!left.get());
+            sleep(Duration::from_secs(4)).await;
+            // Time is not real here, but the sockets are.
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert!(left.get(), "{closes}");
+        }
+    }))
     .await;
 }

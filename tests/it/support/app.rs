@@ -6,12 +6,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use super::authority::authority;
 pub(crate) use super::peer::{Peer, Seen};
+use super::until;
 use super::wire::Stream;
 
 /// A scripted app. It ends with its value.
@@ -43,6 +45,18 @@ impl App {
         Self::serve(url, Listener::Tcp(listener), answering(answer))
     }
 
+    /// The same on a port of loopback that another app has just left.
+    pub(crate) async fn start_on(
+        port: u16,
+        answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener =
+            until("the port is free", async || TcpListener::bind(("127.0.0.1", port)).await.ok())
+                .await;
+        let url = format!("http://127.0.0.1:{port}");
+        Self::serve(url, Listener::Tcp(listener), answering(at_once(answer)))
+    }
+
     /// Says "hello", until it is told what to [`App::say`].
     pub(crate) async fn plain() -> Self {
         let said = Arc::new(Mutex::new(Reply::new(200).body("hello")));
@@ -70,8 +84,17 @@ impl App {
         host: &str,
         answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::over_tls_with(authority().server(host), host, answer).await
+    }
+
+    /// Answers over this TLS; its URL has `host`.
+    pub(crate) async fn over_tls_with(
+        tls: Arc<ServerConfig>,
+        host: &str,
+        answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let (url, listener) = tcp("https", host).await;
-        let acceptor = TlsAcceptor::from(authority().server(host));
+        let acceptor = TlsAcceptor::from(tls);
         Self::serve(url, Listener::Tls(listener, acceptor), answering(at_once(answer)))
     }
 

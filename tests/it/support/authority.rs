@@ -7,6 +7,8 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// Signs the certificates of a run.
@@ -29,7 +31,7 @@ pub(crate) fn authority() -> &'static Authority {
 }
 
 impl Authority {
-    /// One that nobody trusts yet.
+    /// One more, which nobody trusts.
     pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -66,12 +68,10 @@ impl Authority {
 
     /// The same with a certificate of its own.
     pub(crate) fn client_as(&self, own: Option<&Pair>, protocols: &[&[u8]]) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(ring())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots);
+            .with_root_certificates(self.roots());
         let mut config = match own {
             None => builder.with_no_client_auth(),
             Some(Pair { cert, key }) => {
@@ -86,16 +86,32 @@ impl Authority {
 
     /// A server with a new certificate for `host`, HTTP/1.1 only.
     pub(crate) fn server(&self, host: &str) -> Arc<ServerConfig> {
+        Arc::new(self.server_with(host, WebPkiClientVerifier::no_client_auth()))
+    }
+
+    /// The same, for clients alone whom this authority has certified.
+    pub(crate) fn server_for_own(&self, host: &str) -> Arc<ServerConfig> {
+        let builder = WebPkiClientVerifier::builder_with_provider(self.roots().into(), ring());
+        Arc::new(self.server_with(host, builder.build().unwrap()))
+    }
+
+    /// A server with a new certificate for `host`, and this opinion of its clients.
+    fn server_with(&self, host: &str, clients: Arc<dyn ClientCertVerifier>) -> ServerConfig {
         let Pair { cert, key } = self.issue(&[host]);
         let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-        let config = ServerConfig::builder_with_provider(ring())
+        ServerConfig::builder_with_provider(ring())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![cert], key)
-            .unwrap();
-        Arc::new(config)
+            .unwrap()
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        roots
     }
 }
 

@@ -236,8 +236,13 @@ impl Builder {
     }
 
     /// A route to these addresses, with more lines of TOML.
-    pub(crate) fn route_to(mut self, path: &str, upstream: &[&str], lines: &str) -> Self {
-        self.routes.push(format!("[[route]]\npath = {path:?}\nupstream = {upstream:?}\n{lines}\n"));
+    pub(crate) fn route_to(self, path: &str, upstream: &[&str], lines: &str) -> Self {
+        self.route_written(path, &format!("{upstream:?}"), lines)
+    }
+
+    /// A route to what is written so in TOML, with more lines of it.
+    pub(crate) fn route_written(mut self, path: &str, upstream: &str, lines: &str) -> Self {
+        self.routes.push(format!("[[route]]\npath = {path:?}\nupstream = {upstream}\n{lines}\n"));
         self
     }
 
@@ -352,9 +357,12 @@ impl Builder {
             self.hosts.iter().map(|host| format!("https://{host}:{port}")).collect();
         let mut text = format!(
             "[server]\nhttps = \"127.0.0.1:{port}\"\nhttp = \"127.0.0.1:{http}\"\n\
-             admin = \"127.0.0.1:{admin}\"\npublic_urls = {urls:?}\nworkers = 2\n{}",
+             admin = \"127.0.0.1:{admin}\"\npublic_urls = {urls:?}\n{}",
             self.lines("server"),
         );
+        if !self.lines("server").contains("workers") {
+            text = text.replacen("[server]\n", "[server]\nworkers = 2\n", 1);
+        }
         for host in &self.hosts {
             text +=
                 &format!("[[server.certificate]]\ncert = \"{host}.pem\"\nkey = \"{host}.key\"\n");

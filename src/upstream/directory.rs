@@ -1,0 +1,137 @@
+//! Every upstream of a configuration, as all workers share it: how it is reached, and in what
+//! condition it is. Routes that name the same upstream share both.
+
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+
+use super::condition::{Condition, State};
+use super::connect::Tls;
+use super::health;
+use crate::config::upstream::{HealthCheck, Upstream};
+use crate::config::{Limits, Route};
+
+/// The upstreams of all routes.
+pub struct Directory {
+    pub(super) limits: Limits,
+    pub(super) known: Vec<Known>,
+    /// The entries of each route, in the file's order.
+    pub(super) routes: Vec<Vec<Entry>>,
+}
+
+/// One upstream.
+pub(super) struct Known {
+    /// As the first route that names it has it.
+    pub(super) upstream: Upstream,
+    pub(super) tls: Tls,
+    /// What it is called in the log and in numbers; no two are called the same.
+    name: String,
+    /// Of all routes that name it.
+    pub(super) checks: Vec<HealthCheck>,
+    pub(super) condition: Arc<Condition>,
+}
+
+/// One upstream of a route.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    /// Which of those known.
+    pub(super) index: usize,
+    pub(super) weight: u32,
+}
+
+impl Directory {
+    /// The upstreams of these routes; `tls` is what https upstreams are asked with.
+    ///
+    /// # Errors
+    /// If rustls does not take the settings of one.
+    pub fn new(
+        routes: &[Route],
+        limits: &Limits,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<Self, rustls::Error> {
+        let mut directory = Self { limits: limits.clone(), known: vec![], routes: vec![] };
+        for route in routes {
+            let mut entries = Vec::with_capacity(route.upstream.len());
+            for upstream in &route.upstream {
+                let index = directory.index(upstream, tls)?;
+                if let (Some(known), Some(check)) = (directory.known.get_mut(index), &route.health)
+                    && !known.checks.contains(check)
+                {
+                    known.checks.push(check.clone());
+                }
+                entries.push(Entry { index, weight: upstream.weight });
+            }
+            directory.routes.push(entries);
+        }
+        Ok(directory)
+    }
+
+    /// What is known of the upstreams of the directory before this one is true of the same ones here.
+    pub fn take_over(&mut self, before: &Self) {
+        for known in &mut self.known {
+            let same = |old: &&Known| {
+                old.upstream.url == known.upstream.url
+                    && old.upstream.tls == known.upstream.tls
+                    && old.name == known.name
+                    && old.checks == known.checks
+            };
+            if let Some(old) = before.known.iter().find(same) {
+                known.condition = old.condition.clone();
+            }
+        }
+    }
+
+    /// Where this upstream is known; from now on, if it was not.
+    fn index(
+        &mut self,
+        upstream: &Upstream,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<usize, rustls::Error> {
+        let same = |known: &Known| {
+            known.upstream.url == upstream.url && known.upstream.tls == upstream.tls
+        };
+        if let Some(index) = self.known.iter().position(same) {
+            return Ok(index);
+        }
+        let url = upstream.url.to_string();
+        let others = self.known.iter().filter(|known| known.upstream.url == upstream.url).count();
+        let name = if others == 0 { url } else { format!("{url} #{}", others + 1) };
+        self.known.push(Known {
+            tls: Tls::new(tls, upstream.tls.as_deref())?,
+            upstream: upstream.clone(),
+            condition: Arc::new(Condition::new(name.clone())),
+            checks: vec![],
+            name,
+        });
+        Ok(self.known.len() - 1)
+    }
+
+    /// Each upstream by its name, for an operator's numbers.
+    pub fn numbers(&self) -> impl Iterator<Item = Numbers> {
+        self.known.iter().map(|known| Numbers {
+            upstream: known.name.clone(),
+            is_in: known.condition.state() != State::Out,
+            ejections: known.condition.ejections(),
+            checks: (!known.checks.is_empty()).then(|| known.condition.checks()),
+        })
+    }
+
+    /// Begins to check those upstreams that are to be checked; ends when nobody else holds the
+    /// directory any more.
+    pub fn watch(self: &Arc<Self>) {
+        health::watch(self);
+    }
+}
+
+/// What is counted of one upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// As configured.
+    pub upstream: String,
+    /// Whether it is asked like any other.
+    pub is_in: bool,
+    /// How often it was left out because it failed.
+    pub ejections: u64,
+    /// How many checks have passed and how many have failed, if there are any.
+    pub checks: Option<[u64; 2]>,
+}

@@ -1,0 +1,202 @@
+//! One HTTP/1.1 connection to an upstream (RFC 9112): a request goes out, the head of its response
+//! comes in. There is no task behind it: whoever waits for the response reads it. It knows nothing
+//! of other connections, and not what the fields mean that frame nothing.
+//!
+//! | file | question |
+//! |---|---|
+//! | `head` | how is a request's head written, and a response's read? |
+//! | `framing` | where does a body end? |
+//! | `chunked` | what is in a chunked body? |
+//! | `upload` | how does a request's body go out? |
+//! | `receiving` | how does a response's body come in? |
+//! | `switched` | what becomes of a connection that is no longer HTTP? |
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::{Method, Request};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::connect::Stream;
+use crate::body::{Body, BodyError};
+use crate::outbox::{Outbox, Posted};
+
+mod chunked;
+mod framing;
+mod head;
+mod receiving;
+mod switched;
+mod upload;
+
+pub(super) use framing::Framing;
+pub(super) use head::Head;
+pub(super) use receiving::Receiving;
+pub use switched::Switched;
+use upload::Outgoing;
+pub(super) use upload::Upload;
+
+/// Room for most heads with a short body behind them, in bytes.
+const ROOM: usize = 8 * 1024;
+/// The longest head of a response, in bytes.
+const HEAD_BYTES: usize = 256 * 1024;
+/// A request's body of the gateway's own that goes out with the head, in bytes.
+const SHORT: usize = 16 * 1024;
+
+/// Why an exchange broke off.
+#[derive(Debug, Error)]
+pub enum ExchangeError {
+    /// Before a response's head was whole.
+    #[error("the connection was closed before the response")]
+    Closed,
+    /// Before or within a response's head.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// RFC 9112, section 4.
+    #[error("what came is no response of HTTP/1.1: {0}")]
+    Head(&'static str),
+    /// It is over 256 KiB.
+    #[error("the response's head is too long")]
+    HeadTooLong,
+    /// A body whose end two parties could see in two places: RFC 9112, section 6.3.
+    #[error("the response's length is not certain")]
+    Ambiguous,
+    /// The request's own body broke off.
+    #[error("the request's body broke off: {0}")]
+    Upload(#[source] BodyError),
+    /// Neither a head came nor a byte of the request's body went.
+    #[error("there was no response in time")]
+    Late,
+}
+
+/// An exchange without a response.
+pub(super) struct Failed {
+    pub(super) error: ExchangeError,
+    /// How far it had come.
+    pub(super) reached: Reached,
+}
+
+/// How far an exchange has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// No byte went out.
+    Nothing,
+    /// The request went out, in part at least; the connection closed without a byte in return.
+    Sent,
+    /// More than that.
+    Further,
+}
+
+/// A connection.
+pub(super) struct Connection {
+    /// A request's body is written by a task of its own while the response is read here.
+    wire: Posted<Stream>,
+    /// What was read and belongs to nobody yet.
+    read: BytesMut,
+    /// When the response is late. It is moved on by each request: a timer that only ever moves on
+    /// costs next to nothing.
+    deadline: Pin<Box<Sleep>>,
+    /// How many times the pool has looked at it while it was idle.
+    pub(super) age: u8,
+}
+
+impl Connection {
+    pub(super) fn new(stream: Stream, outbox: Arc<Outbox>) -> Self {
+        Self {
+            wire: Posted::new(stream, outbox),
+            read: BytesMut::new(),
+            deadline: Box::pin(sleep_until(Instant::now())),
+            age: 0,
+        }
+    }
+
+    /// Whether nothing came since the last response: no end, and no byte, which would be taken for
+    /// the next response.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let mut byte = [0; 1];
+        let mut context = Context::from_waker(Waker::noop());
+        let reading =
+            Pin::new(&mut self.wire).poll_read(&mut context, &mut ReadBuf::new(&mut byte));
+        self.read.is_empty() && reading.is_pending()
+    }
+
+    /// Sends a request and awaits the head of the response, for `limit` after the last piece that
+    /// was sent. A body that streams is taken out of the request.
+    pub(super) async fn exchange(
+        &mut self,
+        request: &mut Request<Body>,
+        limit: Duration,
+    ) -> Result<(Head, Upload), Failed> {
+        let outgoing = Outgoing::of(request);
+        self.wire.post(|out| head::write(out, request, outgoing));
+        let mut upload = match std::mem::take(request.body_mut()) {
+            Body::Empty => Upload::none(),
+            Body::Full(bytes) if bytes.len() <= SHORT => {
+                self.wire.post(|out| out.extend_from_slice(&bytes));
+                Upload::none()
+            }
+            body => Upload::start(self.wire.clone(), body, outgoing),
+        };
+        self.deadline.as_mut().reset(Instant::now() + limit);
+        let method = request.method();
+        let head =
+            std::future::poll_fn(|context| self.poll_head(context, method, &mut upload, limit));
+        head.await.map(|head| (head, upload))
+    }
+
+    fn poll_head(
+        &mut self,
+        context: &mut Context<'_>,
+        method: &Method,
+        upload: &mut Upload,
+        limit: Duration,
+    ) -> Poll<Result<Head, Failed>> {
+        let failed = |error, reached| Poll::Ready(Err(Failed { error, reached }));
+        loop {
+            match self.poll_fill(context, ROOM) {
+                Poll::Ready(Ok(0)) => return failed(ExchangeError::Closed, self.reached()),
+                Poll::Ready(Ok(_)) => match Head::take(&mut self.read, method) {
+                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                    Ok(None) if self.read.len() > HEAD_BYTES => {
+                        return failed(ExchangeError::HeadTooLong, Reached::Further);
+                    }
+                    Ok(None) => {}
+                    Err(error) => return failed(error, Reached::Further),
+                },
+                Poll::Ready(Err(error)) => return failed(error.into(), self.reached()),
+                Poll::Pending => break,
+            }
+        }
+        if let Poll::Ready(error) = upload.poll_broken(context) {
+            return failed(ExchangeError::Upload(error), Reached::Further);
+        }
+        loop {
+            ready!(self.deadline.as_mut().poll(context));
+            if !upload.has_moved() {
+                return failed(ExchangeError::Late, Reached::Further);
+            }
+            self.deadline.as_mut().reset(Instant::now() + limit);
+        }
+    }
+
+    /// How far an exchange came that ends before its response's head.
+    fn reached(&self) -> Reached {
+        match (self.read.is_empty(), self.wire.is_unsent()) {
+            (true, true) => Reached::Nothing,
+            (true, false) => Reached::Sent,
+            (false, _) => Reached::Further,
+        }
+    }
+
+    /// Reads more, into room for `room` bytes at least; 0 is the end.
+    fn poll_fill(&mut self, context: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
+        self.read.reserve(room);
+        let reading = self.wire.read_buf(&mut self.read);
+        std::pin::pin!(reading).poll(context)
+    }
+}

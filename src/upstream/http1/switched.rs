@@ -1,0 +1,74 @@
+//! A connection that has become something else (RFC 9110, section 15.2.2).
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, BytesMut};
+use http::Response;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Connection;
+use crate::upstream::connect::Stream;
+
+/// The upstream's end of it: every byte behind the response's head.
+pub struct Switched {
+    stream: Stream,
+    /// What was read with the head.
+    early: BytesMut,
+}
+
+/// How it travels with its response.
+#[derive(Clone)]
+struct Parcel(Arc<Mutex<Option<Switched>>>);
+
+impl Switched {
+    /// Puts it into the response.
+    pub(in crate::upstream) fn put<B>(connection: Connection, response: &mut Response<B>) {
+        let Connection { wire, read: early, .. } = connection;
+        let switched = wire.into_inner().map(|stream| Self { stream, early });
+        response.extensions_mut().insert(Parcel(Arc::new(Mutex::new(switched))));
+    }
+
+    /// Takes it out of a response with status 101; it is there once.
+    pub fn take<B>(response: &mut Response<B>) -> Option<Self> {
+        let Parcel(parcel) = response.extensions_mut().remove()?;
+        parcel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl AsyncRead for Switched {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.early.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
+        }
+        let length = this.early.len().min(buffer.remaining());
+        buffer.put_slice(this.early.get(..length).unwrap_or_default());
+        this.early.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Switched {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
