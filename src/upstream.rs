@@ -8,6 +8,8 @@
 //! | `condition` | is it worth asking? |
 //! | `health` | is it well, when nobody asks for anything else? |
 //! | `connect` | how is an upstream reached: TCP, TLS, a unix socket? |
+//! | `channel` | in which protocol? |
+//! | `http2` | how are many requests sent over one connection? |
 //! | `pool` | which connection is used again, and when is it free? |
 //! | `http1` | what is said over one? |
 
@@ -23,19 +25,23 @@ use http::{Request, Response};
 use thiserror::Error;
 
 mod balance;
+mod channel;
 mod condition;
 pub mod connect;
 mod directory;
 mod health;
 mod http1;
+mod http2;
 mod pool;
 
 use balance::{Balance, Except, Member, UnderWay, spread};
+use channel::Channel;
 use condition::{Condition, Fault};
 pub use directory::{Directory, Numbers};
 use directory::{Entry, Known};
 pub use http1::{ExchangeError, Switched};
-use pool::{NoResponse, Pool};
+pub use http2::Http2Error;
+use pool::NoResponse;
 
 /// Why there is no response from an upstream.
 #[derive(Debug, Error)]
@@ -61,6 +67,15 @@ pub enum UpstreamError {
         #[source]
         source: ExchangeError,
     },
+    /// The same over HTTP/2.
+    #[error("the exchange with {upstream} broke off")]
+    Http2 {
+        /// As configured.
+        upstream: UpstreamUrl,
+        /// What went wrong.
+        #[source]
+        source: Http2Error,
+    },
     /// No response head within `response_time` of the last byte sent.
     #[error("{upstream} sent no response within {limit:?}")]
     Late {
@@ -79,7 +94,7 @@ pub struct Upstreams {
 /// The upstreams of one route.
 enum Choice {
     /// There is nothing to choose.
-    One(Rc<Pool>),
+    One(Channel),
     Many(Many),
 }
 
@@ -91,7 +106,7 @@ struct Many {
 /// One worker's way to an upstream.
 #[derive(Clone)]
 struct Place {
-    pool: Rc<Pool>,
+    channel: Channel,
     condition: Arc<Condition>,
     under_way: Rc<Cell<u32>>,
     spread: u64,
@@ -101,12 +116,7 @@ impl Upstreams {
     /// For one worker. Routes that name the same upstream share its connections.
     pub fn new(directory: &Directory, outbox: &Arc<Outbox>) -> Self {
         let place = |known: &Known| Place {
-            pool: Rc::new(Pool::new(
-                known.upstream.url.clone(),
-                known.tls.clone(),
-                &directory.limits,
-                outbox.clone(),
-            )),
+            channel: Channel::new(known, &directory.limits, outbox),
             condition: known.condition.clone(),
             under_way: Rc::default(),
             spread: spread(&known.upstream.url.to_string()),
@@ -116,7 +126,7 @@ impl Upstreams {
             let of = |entry: &Entry| Some((places.get(entry.index)?.clone(), entry.weight));
             let mut all: Vec<(Place, u32)> = entries.iter().filter_map(of).collect();
             match (all.pop(), all.is_empty()) {
-                (Some((only, _)), true) => Choice::One(only.pool),
+                (Some((only, _)), true) => Choice::One(only.channel),
                 (last, _) => Choice::Many(Many::new(all.into_iter().chain(last))),
             }
         };
@@ -133,9 +143,11 @@ impl Upstreams {
     ) -> Result<Response<Body>, UpstreamError> {
         match self.routes.get(route) {
             None => Err(UpstreamError::None),
-            Some(Choice::One(pool)) => pool.send(request).await.map_err(|failed| match failed {
-                NoResponse::Unsent(_, error) | NoResponse::Sent(error) => error,
-            }),
+            Some(Choice::One(channel)) => {
+                channel.send(request).await.map_err(|failed| match failed {
+                    NoResponse::Unsent(_, error) | NoResponse::Sent(error) => error,
+                })
+            }
             // Boxed, so that the future of who has nothing to choose is no larger.
             Some(Choice::Many(many)) => Box::pin(many.send(request, session)).await,
         }
@@ -173,7 +185,7 @@ impl Many {
             let Some(place) = self.places.get(index) else { break };
             tried = tried.and(index);
             let under_way = UnderWay::begin(&place.under_way);
-            match place.pool.send(request).await {
+            match place.channel.send(request).await {
                 Ok(response) => {
                     place.condition.answered();
                     return Ok(response.map(|body| under_way.until_the_end_of(body)));

@@ -186,7 +186,7 @@ session = { secrets = [{ env = "X" }], absolute = "30d", inactivity = "12h" }
 [[route]]
 host = "app.example"
 path = "/admin"
-upstream = [{ url = "http://127.0.0.1:9000", weight = 2 }, "unix:/run/app.sock"]
+upstream = [{ url = "http://127.0.0.1:9000", weight = 2, protocol = "http2" }, "unix:/run/app.sock"]
 health = { path = "/up" }
 access = "api"
 require = { roles = ["admin", "root"], email_verified = true }
@@ -214,9 +214,9 @@ clients have to show a certificate, signed by one of 1 in server.client_certific
 login   /auth at https://t.example/ as me
 session 30d from login, or 12h without a request; cookie __Host-session
 
-HOST         PATH    ACCESS                                                     UPSTREAM                                                                        SEES   MAY CHANGE    AT SESSION END  HEADERS
-app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000 (weight 2), unix:/run/app.sock; checked at /up every 10s  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
-any          /       public                                                     http://127.0.0.1:9001                                                           -      -             -               -
+HOST         PATH    ACCESS                                                     UPSTREAM                                                                                SEES   MAY CHANGE    AT SESSION END  HEADERS
+app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000 (weight 2, HTTP/2), unix:/run/app.sock; checked at /up every 10s  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
+any          /       public                                                     http://127.0.0.1:9001                                                                   -      -             -               -
 ";
 
     #[test]

@@ -26,13 +26,26 @@ pub struct Upstream {
     pub url: UpstreamUrl,
     /// `weight`, default 1: its share of the requests beside that of the others; 1 to 100.
     pub weight: u32,
+    /// `protocol`, default `auto`.
+    pub protocol: UpstreamProtocol,
     /// `ca`, `cert`, `key`, `server_name`: for https, where it differs from the rest.
     pub tls: Option<Arc<UpstreamTls>>,
 }
 
+/// `protocol`: what an upstream is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// Over https what the TLS handshake says (ALPN), else HTTP/1.1.
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, over clear text with prior knowledge (RFC 9113, section 3.3).
+    Http2,
+}
+
 impl From<UpstreamUrl> for Upstream {
     fn from(url: UpstreamUrl) -> Self {
-        Self { url, weight: 1, tls: None }
+        Self { url, weight: 1, protocol: UpstreamProtocol::Auto, tls: None }
     }
 }
 
@@ -42,6 +55,11 @@ impl fmt::Display for Upstream {
         let mut more = Vec::new();
         if self.weight != 1 {
             more.push(format!("weight {}", self.weight));
+        }
+        match self.protocol {
+            UpstreamProtocol::Auto => {}
+            UpstreamProtocol::Http1 => more.push("HTTP/1.1".to_owned()),
+            UpstreamProtocol::Http2 => more.push("HTTP/2".to_owned()),
         }
         if let Some(tls) = &self.tls {
             more.extend(tls.server_name.as_ref().map(|name| format!("as {}", name.to_str())));
@@ -87,7 +105,14 @@ fn table(t: &mut Table<'_>) -> Option<Upstream> {
     let url =
         t.required("url", r#"write url = "http://127.0.0.1:9000""#, |i| i.parse(address::upstream));
     let weight = t.key("weight", "1", |i| i.number(1, 100));
+    let protocol = t.key("protocol", "'auto'", |i| {
+        i.choice(&[
+            ("auto", UpstreamProtocol::Auto),
+            ("http1", UpstreamProtocol::Http1),
+            ("http2", UpstreamProtocol::Http2),
+        ])
+    });
     let is_https = url.as_ref().is_none_or(|url| matches!(url, UpstreamUrl::Https { .. }));
     let tls = tls::tls(t, is_https);
-    Some(Upstream { url: url?, weight: weight?, tls })
+    Some(Upstream { url: url?, weight: weight?, protocol: protocol?, tls })
 }

@@ -38,30 +38,39 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// As any https upstream, trusting whom `base` trusts, or as `settings` say.
-    pub fn new(
+    /// Trusting whom `base` trusts, or as `settings` say; offers these protocols (ALPN, RFC 7301).
+    pub(super) fn new(
         base: &Arc<ClientConfig>,
         settings: Option<&UpstreamTls>,
+        protocols: &[&[u8]],
     ) -> Result<Self, rustls::Error> {
-        let Some(UpstreamTls { ca, identity, server_name }) = settings else {
-            return Ok(Self { connector: base.clone().into(), name: None });
-        };
+        let UpstreamTls { ca, identity, server_name } = settings.cloned().unwrap_or_default();
         let mut config = match ca {
             None => ClientConfig::clone(base),
             Some(roots) => ClientConfig::builder_with_provider(base.crypto_provider().clone())
                 .with_safe_default_protocol_versions()?
-                .with_root_certificates(roots.clone())
+                .with_root_certificates(roots)
                 .with_no_client_auth(),
         };
         if let Some(identity) = identity {
-            let shown = SingleCertAndKey::from(CertifiedKey::clone(identity));
+            let shown = SingleCertAndKey::from(CertifiedKey::clone(&identity));
             config.client_auth_cert_resolver = Arc::new(shown);
         }
-        config.alpn_protocols.clone_from(&base.alpn_protocols);
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         // SECURITY: a session that began under other authorities, or as somebody else, is not
         // resumed.
         config.resumption = Resumption::default();
-        Ok(Self { connector: Arc::new(config).into(), name: server_name.clone() })
+        Ok(Self { connector: Arc::new(config).into(), name: server_name })
+    }
+}
+
+impl Stream {
+    /// The protocol that the TLS handshake has settled on.
+    pub(super) fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use rustls::ClientConfig;
 use super::condition::{Condition, State};
 use super::connect::Tls;
 use super::health;
-use crate::config::upstream::{HealthCheck, Upstream};
+use crate::config::upstream::{HealthCheck, Upstream, UpstreamProtocol};
+use crate::config::value::UpstreamUrl;
 use crate::config::{Limits, Route};
 
 /// The upstreams of all routes.
@@ -23,12 +24,37 @@ pub struct Directory {
 pub(super) struct Known {
     /// As the first route that names it has it.
     pub(super) upstream: Upstream,
-    pub(super) tls: Tls,
+    pub(super) ways: Ways,
     /// What it is called in the log and in numbers; no two are called the same.
     name: String,
     /// Of all routes that name it.
     pub(super) checks: Vec<HealthCheck>,
     pub(super) condition: Arc<Condition>,
+}
+
+/// Which protocols it may be asked in, and with which TLS, if it is an https upstream.
+pub(super) enum Ways {
+    Http1(Tls),
+    Http2(Tls),
+    /// The handshake says.
+    Either {
+        http1: Tls,
+        http2: Tls,
+    },
+}
+
+impl Ways {
+    fn new(upstream: &Upstream, base: &Arc<ClientConfig>) -> Result<Self, rustls::Error> {
+        let tls = |protocols: &[&[u8]]| Tls::new(base, upstream.tls.as_deref(), protocols);
+        let secure = matches!(upstream.url, UpstreamUrl::Https { .. });
+        Ok(match upstream.protocol {
+            UpstreamProtocol::Http2 => Self::Http2(tls(&[b"h2"])?),
+            UpstreamProtocol::Auto if secure => {
+                Self::Either { http1: tls(&[b"http/1.1"])?, http2: tls(&[b"h2", b"http/1.1"])? }
+            }
+            UpstreamProtocol::Auto | UpstreamProtocol::Http1 => Self::Http1(tls(&[b"http/1.1"])?),
+        })
+    }
 }
 
 /// One upstream of a route.
@@ -88,7 +114,8 @@ impl Directory {
         tls: &Arc<ClientConfig>,
     ) -> Result<usize, rustls::Error> {
         let same = |known: &Known| {
-            known.upstream.url == upstream.url && known.upstream.tls == upstream.tls
+            let Upstream { url, protocol, tls, weight: _ } = &known.upstream;
+            (url, protocol, tls) == (&upstream.url, &upstream.protocol, &upstream.tls)
         };
         if let Some(index) = self.known.iter().position(same) {
             return Ok(index);
@@ -97,7 +124,7 @@ impl Directory {
         let others = self.known.iter().filter(|known| known.upstream.url == upstream.url).count();
         let name = if others == 0 { url } else { format!("{url} #{}", others + 1) };
         self.known.push(Known {
-            tls: Tls::new(tls, upstream.tls.as_deref())?,
+            ways: Ways::new(upstream, tls)?,
             upstream: upstream.clone(),
             condition: Arc::new(Condition::new(name.clone())),
             checks: vec![],

@@ -12,7 +12,8 @@ use http::{HeaderValue, Request};
 use hyper_util::rt::TokioIo;
 
 use super::connect::{Stream, connect};
-use super::directory::{Directory, Known};
+use super::directory::{Directory, Known, Ways};
+use super::http2;
 use crate::body::Body;
 use crate::config::upstream::HealthCheck;
 
@@ -75,9 +76,15 @@ impl Row {
 }
 
 async fn ask(known: &Known, check: &HealthCheck) -> io::Result<()> {
-    let stream = connect(&known.upstream.url, &known.tls, check.timeout).await?;
-    let request = request(known, check)?;
-    let status = ask_http1(stream, request).await?;
+    let (url, request) = (&known.upstream.url, request(known, check)?);
+    let status = match &known.ways {
+        Ways::Http1(tls) | Ways::Either { http1: tls, .. } => {
+            ask_http1(connect(url, tls, check.timeout).await?, request).await?
+        }
+        Ways::Http2(tls) => {
+            http2::ask(connect(url, tls, check.timeout).await?, url, request).await?
+        }
+    };
     if check.allows(status) {
         return Ok(());
     }

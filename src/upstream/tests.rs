@@ -86,13 +86,16 @@ fn roots() -> rustls::RootCertStore {
 }
 
 fn with(urls: Vec<UpstreamUrl>, limits: &Limits, roots: rustls::RootCertStore) -> Upstreams {
+    of(urls.into_iter().map(Upstream::from).collect(), limits, roots)
+}
+
+fn of(upstream: Vec<Upstream>, limits: &Limits, roots: rustls::RootCertStore) -> Upstreams {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let upstream = urls.into_iter().map(Upstream::from).collect();
     let route = Route { upstream, ..sample::route() };
     let directory = Directory::new(&[route], limits, &Arc::new(tls)).unwrap();
     Upstreams::new(&directory, &Arc::default())
@@ -140,4 +143,5 @@ fn streaming() -> (mpsc::UnboundedSender<Bytes>, Body) {
 
 mod exchange;
 mod hostile;
+mod http2;
 mod reuse;

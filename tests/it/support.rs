@@ -6,7 +6,7 @@
 //! | `gateway` | the binary, its `gateway.toml`, its logs and numbers |
 //! | `browser`, `jar` | a browser: pages, redirects, forms, cookies |
 //! | `wire`, `raw` | one exchange over HTTP/1.1 or HTTP/2; bytes as they are |
-//! | `app`, `peer` | a scripted app |
+//! | `app`, `peer`, `http2_app` | a scripted app |
 //! | `provider` | a scripted provider, and the embedded one |
 //! | `authority` | certificates |
 //! | `program` | a program that is not ours |
@@ -28,6 +28,7 @@ pub(crate) mod cut;
 pub(crate) mod dice;
 pub(crate) mod field;
 pub(crate) mod gateway;
+pub(crate) mod http2_app;
 pub(crate) mod jar;
 pub(crate) mod peer;
 pub(crate) mod program;

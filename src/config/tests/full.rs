@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::upstream::UpstreamProtocol;
 use super::super::value::Owner;
 use super::*;
 
@@ -81,7 +82,7 @@ access = false
 host = "app.example.com"
 path = "/admin"
 upstream = [
-    { url = "https://[::1]:9443", weight = 3, ca = "all.pem", cert = "a.pem", key = "a.key", server_name = "app.internal" },
+    { url = "https://[::1]:9443", weight = 3, protocol = "http2", ca = "all.pem", cert = "a.pem", key = "a.key", server_name = "app.internal" },
     "http://127.0.0.1:9000",
     "unix:/run/app.sock",
 ]
@@ -214,6 +215,9 @@ fn every_key_of_a_route_is_read() {
     assert_eq!(tls.identity.as_ref().unwrap().cert.len(), 1);
     assert_eq!(tls.server_name.as_ref().unwrap().to_str(), "app.internal");
     assert!(admin.upstream[1].tls.is_none());
+    let protocols: Vec<_> = admin.upstream.iter().map(|one| one.protocol).collect();
+    let auto = UpstreamProtocol::Auto;
+    assert_eq!(protocols, [UpstreamProtocol::Http2, auto, auto]);
     let weights: Vec<_> = admin.upstream.iter().map(|one| one.weight).collect();
     assert_eq!((weights.as_slice(), admin.sticky), ([3, 1, 1].as_slice(), true));
     let health = HealthCheck {
@@ -262,6 +266,15 @@ fn every_word_of_a_choice_is_read() {
     {
         let config = site.right(&with("session", &format!("cookie.same_site = '{word}'")));
         assert_eq!(config.session.cookie.same_site, same_site);
+    }
+    for (word, protocol) in [
+        ("auto", UpstreamProtocol::Auto),
+        ("http1", UpstreamProtocol::Http1),
+        ("http2", UpstreamProtocol::Http2),
+    ] {
+        let upstream = format!("{{ url = 'http://a', protocol = '{word}' }}");
+        let config = site.right(&least().replace("'http://127.0.0.1:9000'", &upstream));
+        assert_eq!(config.routes[0].upstream[0].protocol, protocol);
     }
     assert_eq!(site.right(&with("session", "inactivity = false")).session.inactivity, None);
     for (value, keys) in [("true", Keys::All), ("false", Keys::None)] {

@@ -1,0 +1,288 @@
+//! One worker's HTTP/2 connections to one upstream (RFC 9113): many requests at once over each, one
+//! connection more when those there are have no stream to spare. What a connection that goes away
+//! has not looked at is sent over another.
+//!
+//! | file | question |
+//! |---|---|
+//! | `connection` | is a connection good, and has it a stream to spare? |
+//! | `head` | how is a request said in HTTP/2? |
+//! | `upload` | how does a request's body go out? |
+//! | `receiving` | how does a response's body come in? |
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::request::Parts;
+use http::{Request, Response};
+use thiserror::Error;
+use tokio::sync::OnceCell;
+
+use super::UpstreamError;
+use super::connect::{Stream, Tls, connect};
+use super::pool::NoResponse;
+use crate::body::Body;
+use crate::config::Limits;
+use crate::config::value::UpstreamUrl;
+
+mod connection;
+mod head;
+mod receiving;
+mod upload;
+
+use connection::{Connection, Seat};
+use receiving::Receiving;
+use upload::Outgoing;
+
+/// Connections on which a request that nobody looked at is tried.
+const TRIES: usize = 3;
+
+/// Why an exchange over HTTP/2 broke off.
+#[derive(Debug, Error)]
+pub enum Http2Error {
+    /// The stream or its connection broke.
+    #[error("HTTP/2: {0}")]
+    Stream(#[from] h2::Error),
+    /// A response whose length two parties could read differently.
+    #[error("the response's length is not certain")]
+    Ambiguous,
+    /// The request cannot be said in HTTP/2.
+    #[error("the request cannot be said in HTTP/2")]
+    Request,
+    /// The request asks for another protocol on its connection.
+    #[error("a connection of HTTP/2 does not become a WebSocket")]
+    Upgrade,
+}
+
+/// What came in place of a response.
+pub(super) enum Failed {
+    /// As with any upstream.
+    NoResponse(NoResponse),
+    /// The upstream speaks HTTP/1.1 only: the request, as it was.
+    SpeaksHttp1(Box<Request<Body>>),
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+enum Refusal {
+    Io(io::ErrorKind, String),
+    /// The handshake settled on HTTP/1.1.
+    SpeaksHttp1,
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error.kind(), error.to_string())
+    }
+}
+
+/// An attempt to open a connection, and all who wait for it.
+type Opening = OnceCell<Result<Rc<Connection>, Refusal>>;
+
+/// The connections.
+pub(super) struct Http2 {
+    /// For the connections, which tell when they are done for.
+    own: Weak<Self>,
+    url: UpstreamUrl,
+    tls: Tls,
+    connect_time: Duration,
+    response_time: Duration,
+    connections: RefCell<Vec<Rc<Connection>>>,
+    opening: RefCell<Option<Rc<Opening>>>,
+}
+
+/// An exchange without a response.
+struct Broken {
+    error: Http2Error,
+    /// Whether the upstream has certainly not looked at the request (RFC 9113, section 8.7).
+    unprocessed: bool,
+}
+
+impl Http2 {
+    pub(super) fn new(url: UpstreamUrl, tls: Tls, limits: &Limits) -> Rc<Self> {
+        Rc::new_cyclic(|own| Self {
+            own: own.clone(),
+            url,
+            tls,
+            connect_time: limits.connect_time,
+            response_time: limits.response_time,
+            connections: RefCell::default(),
+            opening: RefCell::default(),
+        })
+    }
+
+    /// Sends a request over a connection that there is, or over a new one.
+    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Failed> {
+        let broken = |source| UpstreamError::Http2 { upstream: self.url.clone(), source };
+        if request.headers().contains_key(UPGRADE) {
+            return Err(Failed::sent(broken(Http2Error::Upgrade)));
+        }
+        let (parts, body) = request.into_parts();
+        let repeatable = matches!(body, Body::Empty) && parts.method.is_idempotent();
+        let mut body = Outgoing::new(body);
+        let (mut tries, mut repeated) = (0, false);
+        loop {
+            let (seat, is_new) = match self.seat().await {
+                Ok(seat) => seat,
+                Err(refusal) => return Err(self.refused(refusal, parts, body)),
+            };
+            tries += 1;
+            match self.exchange(&parts, &mut body, seat).await {
+                Ok(response) => return Ok(response),
+                Err(None) => {
+                    let (upstream, limit) = (self.url.clone(), self.response_time);
+                    return Err(Failed::sent(UpstreamError::Late { upstream, limit }));
+                }
+                Err(Some(Broken { error, unprocessed })) => {
+                    if unprocessed && body.is_whole() {
+                        if tries < TRIES {
+                            continue;
+                        }
+                        let request = Box::new(Request::from_parts(parts, body.into_body()));
+                        let unsent = NoResponse::Unsent(request, broken(error));
+                        return Err(Failed::NoResponse(unsent));
+                    }
+                    // As with HTTP/1.1 (RFC 9112, section 9.3.1), and once.
+                    let died = matches!(&error, Http2Error::Stream(error) if error.is_io());
+                    if died && repeatable && !is_new && !repeated {
+                        repeated = true;
+                        continue;
+                    }
+                    return Err(Failed::sent(broken(error)));
+                }
+            }
+        }
+    }
+
+    /// What is wrong with an upstream of HTTP/1.1 that should speak HTTP/2.
+    pub(super) fn does_not_speak_it(&self) -> UpstreamError {
+        let source = io::Error::other("it does not speak HTTP/2");
+        UpstreamError::Connect { upstream: self.url.clone(), source }
+    }
+
+    fn refused(&self, refusal: Refusal, parts: Parts, body: Outgoing) -> Failed {
+        let request = Box::new(Request::from_parts(parts, body.into_body()));
+        match refusal {
+            Refusal::SpeaksHttp1 => Failed::SpeaksHttp1(request),
+            Refusal::Io(kind, text) => {
+                let (upstream, source) = (self.url.clone(), io::Error::new(kind, text));
+                let error = UpstreamError::Connect { upstream, source };
+                Failed::NoResponse(NoResponse::Unsent(request, error))
+            }
+        }
+    }
+
+    /// One try. Without a response in time there is no error.
+    async fn exchange(
+        &self,
+        parts: &Parts,
+        body: &mut Outgoing,
+        seat: Seat,
+    ) -> Result<Response<Body>, Option<Broken>> {
+        let broken = |error| Some(Broken { error, unprocessed: false });
+        let head = head::write(parts, &self.url).ok_or_else(|| broken(Http2Error::Request))?;
+        let begun = seat.begin(head, body.is_nothing()).await;
+        let (response, stream): (ResponseFuture, SendStream<Bytes>) = begun.map_err(|error| {
+            // Whatever is wrong with the connection: no stream of it was begun.
+            seat.retire();
+            Some(Broken { error: error.into(), unprocessed: true })
+        })?;
+        let upload = body.start(stream);
+        let Some(outcome) = body.within_time(response, self.response_time).await else {
+            // Whoever is late may be gone: those who come later do not wait for it.
+            seat.retire();
+            return Err(None);
+        };
+        let response = outcome.map_err(|error| {
+            let unprocessed = is_unprocessed(&error);
+            Some(Broken { error: error.into(), unprocessed })
+        })?;
+        // SECURITY: response smuggling. HTTP/2 frames the body itself; a browser of HTTP/1.1 would
+        // go by these (RFC 9113, section 8.1.1).
+        if response.headers().get_all(CONTENT_LENGTH).iter().count() > 1 {
+            return Err(broken(Http2Error::Ambiguous));
+        }
+        Ok(response.map(|stream| Receiving::begin(stream, upload, seat)))
+    }
+
+    /// A stream of a connection, and whether that was opened for it.
+    async fn seat(&self) -> Result<(Seat, bool), Refusal> {
+        loop {
+            if let Some(seat) = self.spare_seat() {
+                return Ok((seat, false));
+            }
+            let opening = self.opening.borrow_mut().get_or_insert_with(Rc::default).clone();
+            let opened = opening.get_or_init(|| self.open()).await.clone();
+            let mut current = self.opening.borrow_mut();
+            if current.as_ref().is_some_and(|current| Rc::ptr_eq(current, &opening)) {
+                *current = None;
+            }
+            if let Some(seat) = opened?.seat() {
+                return Ok((seat, true));
+            }
+        }
+    }
+
+    fn spare_seat(&self) -> Option<Seat> {
+        self.forget_old();
+        self.connections.borrow().iter().find_map(Connection::seat)
+    }
+
+    /// Lets go of connections that are done for: each closes when its last stream has ended.
+    fn forget_old(&self) {
+        self.connections.borrow_mut().retain(|connection| connection.is_good());
+    }
+
+    async fn open(&self) -> Result<Rc<Connection>, Refusal> {
+        let opening = async {
+            let stream = connect(&self.url, &self.tls, self.connect_time).await?;
+            if is_tls(&stream) && stream.protocol() != Some(b"h2") {
+                return Err(Refusal::SpeaksHttp1);
+            }
+            Ok(Connection::open(stream, self.own.clone()).await.map_err(io::Error::other)?)
+        };
+        let late = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        let opened = tokio::time::timeout(self.connect_time, opening).await;
+        let connection = opened.unwrap_or_else(|_| late())?;
+        self.connections.borrow_mut().push(connection.clone());
+        Ok(connection)
+    }
+}
+
+impl Failed {
+    fn sent(error: UpstreamError) -> Self {
+        Self::NoResponse(NoResponse::Sent(error))
+    }
+}
+
+/// Asks once over a connection of its own, for the status alone.
+pub(super) async fn ask(
+    stream: Stream,
+    url: &UpstreamUrl,
+    request: Request<Body>,
+) -> io::Result<u16> {
+    if is_tls(&stream) && stream.protocol() != Some(b"h2") {
+        return Err(io::Error::other("it does not speak HTTP/2"));
+    }
+    let connection = Connection::open(stream, Weak::new()).await.map_err(io::Error::other)?;
+    let seat = connection.seat().ok_or(io::ErrorKind::ConnectionAborted)?;
+    let (parts, _) = request.into_parts();
+    let head = head::write(&parts, url).ok_or(io::ErrorKind::InvalidInput)?;
+    let (response, _) = seat.begin(head, true).await.map_err(io::Error::other)?;
+    response.await.map(|response| response.status().as_u16()).map_err(io::Error::other)
+}
+
+fn is_tls(stream: &Stream) -> bool {
+    matches!(stream, Stream::Tls(_))
+}
+
+/// RFC 9113, section 8.7: a stream beyond the last one of a GOAWAY, or refused by itself.
+fn is_unprocessed(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (error.is_go_away() || refused)
+}
