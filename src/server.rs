@@ -8,6 +8,7 @@
 //! | `listen` | which sockets are there? |
 //! | `relief`, `handover` | how does the next process get them, and when does it serve? |
 //! | `accept` | when is a connection taken? |
+//! | `clients` | how many of them are one client's? |
 //! | `worker` | what does a thread own? |
 //! | `generation` | what is replaced when the file is read again? |
 //! | `reload` | when is it read again, and what if it is wrong? |
@@ -47,6 +48,7 @@ use crate::session::memory::Bounds;
 
 mod accept;
 mod client_certificate;
+mod clients;
 mod coalesce;
 mod connection;
 mod generation;
@@ -166,6 +168,7 @@ async fn run(
         memory,
         metrics: metrics.clone(),
         permits: in_force.permits.semaphore(),
+        clients: Arc::default(),
         log: log.as_ref().map(Writer::sender),
     });
     let (stop, stopped) = channel(false);

@@ -63,7 +63,7 @@ fn row(route: &Route) -> [String; 8] {
     [
         route.host.clone().unwrap_or_else(|| "any".to_owned()),
         route.path.clone(),
-        access(route.access, &route.require),
+        access(route.access, &route.require) + &bodies(route),
         upstream(route),
         session(&route.session_header),
         session(&route.session_update),
@@ -96,6 +96,12 @@ fn access(access: Access, require: &[Requirement]) -> String {
         text += &format!("{claim} is {}", any_of.join(" or "));
     }
     text
+}
+
+/// How large a request's body may be, where the route says it.
+fn bodies(route: &Route) -> String {
+    let most = |bytes| format!(", bodies of {bytes} bytes at most");
+    route.body_bytes.map(most).unwrap_or_default()
 }
 
 /// What becomes of open connections.

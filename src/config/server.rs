@@ -64,9 +64,15 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
 fn limits(t: &mut Table<'_>) -> Option<Limits> {
     let header_bytes = t.key("header_bytes", "'64KiB'", |i| i.size("8KiB", "1MiB"));
     let headers = t.key("headers", "100", |i| i.number(1, 1000));
+    let target_bytes = t.key("target_bytes", "'16KiB'", |i| i.size("1KiB", "60KiB"));
     let header_time = t.key("header_time", "'10s'", |i| i.time("1ms", "1h"));
     let handshake_time = t.key("handshake_time", "'10s'", |i| i.time("1ms", "1h"));
     let idle_time = t.key("idle_time", "'75s'", |i| i.time("1ms", "1d"));
+    let body_bytes = t.optional("body_bytes", body_bytes);
+    let body_time = t.key("body_time", "'60s'", |i| i.time("1ms", "1d"));
+    let requests = t.key("requests", "10000", |i| i.number(1, 1_000_000));
+    let client_connections = t.optional("client_connections", |i| i.number(1, 1_000_000));
+    let client_logins = t.optional("client_logins", |i| i.number(1, 1_000_000));
     let connections = t.key("connections", "10000", |i| i.number(1, 1_000_000));
     let streams = t.key("streams", "100", |i| i.number(1, 10_000));
     let connect_time = t.key("connect_time", "'5s'", |i| i.time("1ms", "1h"));
@@ -75,15 +81,26 @@ fn limits(t: &mut Table<'_>) -> Option<Limits> {
     Some(Limits {
         header_bytes: header_bytes?,
         headers: headers?,
+        target_bytes: target_bytes?,
         header_time: header_time?,
         handshake_time: handshake_time?,
         idle_time: idle_time?,
+        body_bytes,
+        body_time: body_time?,
+        requests: requests?,
+        client_connections,
+        client_logins,
         connections: connections?,
         streams: streams?,
         connect_time: connect_time?,
         response_time: response_time?,
         drain_time: drain_time?,
     })
+}
+
+/// The most that a request's body may have.
+pub(super) fn body_bytes(item: &Item<'_>) -> Option<usize> {
+    item.size("1B", "1024GiB")
 }
 
 fn certificate(t: &mut Table<'_>) -> Option<(Certificate, CertifiedKey)> {

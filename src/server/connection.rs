@@ -30,6 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client_certificate::describe;
+use super::clients::{Clients, Place};
 use super::coalesce::Coalesce;
 use super::generation::Generation;
 use super::heads::{Guarded, Heads};
@@ -37,7 +38,7 @@ use super::proxy_protocol;
 use super::tls::Certificates;
 use super::watch::{UnderWay, Watch, Watched, Watches};
 use crate::body::{Body, BodyError};
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::gateway::Gateway;
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
@@ -71,6 +72,7 @@ pub(super) struct Connections {
     watches: Rc<Watches>,
     metrics: Rc<WorkerMetrics>,
     log: Option<Rc<AccessLog>>,
+    clients: Arc<Clients>,
     outbox: Arc<Outbox>,
     stopped: watch::Receiver<bool>,
     /// The same, read without a lock.
@@ -82,6 +84,8 @@ struct Serving {
     gateway: Rc<Gateway>,
     tls: TlsAcceptor,
     certificates: Arc<Certificates>,
+    /// Of whom connections are counted, and how many each may have.
+    config: Arc<Config>,
     /// Who writes a PROXY header, where that is wanted.
     proxies: Option<Vec<IpNet>>,
     handshake_time: Duration,
@@ -97,6 +101,7 @@ impl Connections {
         watches: Rc<Watches>,
         metrics: Rc<WorkerMetrics>,
         log: Option<Rc<AccessLog>>,
+        clients: Arc<Clients>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
         let outbox = Arc::default();
@@ -108,6 +113,7 @@ impl Connections {
             watches,
             metrics,
             log,
+            clients,
             outbox,
             stopped,
             stopping: Cell::new(false),
@@ -150,8 +156,11 @@ impl Connections {
         address: IpAddr,
         permit: OwnedSemaphorePermit,
     ) {
-        let open = self.metrics.connection();
         let serving = self.serving.borrow().clone();
+        // Before the handshake, which costs more than all that comes after it.
+        let Some(place) = self.enter(&serving, address) else { return };
+        let open = self.metrics.connection();
+        let peer = address;
         // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
         let arrival = tokio::time::timeout(serving.handshake_time, serving.arrive(stream, address));
         let (stream, address) = match Box::pin(arrival).await {
@@ -159,8 +168,13 @@ impl Connections {
             Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
             Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
         };
+        // Whom a load balancer speaks for is a client as well.
+        let named = if address == peer { None } else { Some(self.enter(&serving, address)) };
+        if matches!(named, Some(None)) {
+            return;
+        }
         // A connection that becomes a WebSocket goes on counting: its stream has the watch.
-        let watch = self.watches.add(Box::new((open, permit)));
+        let watch = self.watches.add(Box::new((open, permit, place, named)));
         let peer = serving.peer(&stream, address);
         let client = peer.address;
         let exchange = exchange(self.clone(), peer, watch.clone());
@@ -207,6 +221,16 @@ impl Connections {
                 linger(parts.io.into_inner()).await;
             }
         }
+    }
+
+    /// A place for a connection of this client, if it may have one more.
+    fn enter(&self, serving: &Serving, address: IpAddr) -> Option<Place> {
+        let place = self.clients.enter(address, &serving.config.server);
+        if place.is_none() {
+            self.metrics.refused_connection();
+            tracing::debug!(%address, "a client has too many connections");
+        }
+        place
     }
 
     /// hyper answers what it cannot read by itself, and closes; nobody else would hear of it.
@@ -309,6 +333,7 @@ impl Serving {
             gateway: Rc::new(gateway),
             tls: TlsAcceptor::from(generation.server_tls.clone()),
             certificates: generation.certificates.clone(),
+            config: config.clone(),
             proxies: proxies.then(|| config.server.trusted_proxies.clone()),
             handshake_time: limits.handshake_time,
             http1: http1(limits),

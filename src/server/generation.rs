@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::StartError;
 use super::tls::{self, Certificates, Tickets};
 use crate::config::Config;
-use crate::login::{Parties, Provider, ProviderError, Refreshes};
+use crate::login::{Pace, Parties, Provider, ProviderError, Refreshes};
 use crate::observe::metrics::{Metrics, UpstreamNumbers};
 use crate::route::Routes;
 use crate::session::Sealer;
@@ -54,7 +54,7 @@ impl Generation {
         let client_tls = tls::roots()?;
         let provider = Arc::new(Provider::new(&config.provider, &client_tls)?);
         let directory = Directory::new(&config.routes, &config.server.limits, &client_tls)?;
-        Self::new(config, directory, provider, Arc::default(), Tickets::new()?)
+        Self::new(config, directory, provider, Arc::default(), Arc::default(), Tickets::new()?)
     }
 
     /// Ends when logins are possible.
@@ -83,7 +83,7 @@ impl Generation {
             reach(&provider).await.map_err(|refused| vec![refused])?;
             Arc::new(provider)
         };
-        let refreshes = before.refreshes.clone();
+        let (refreshes, pace) = (before.refreshes.clone(), before.pace.clone());
         // SECURITY: a resumed session is not verified again: who was let in under other rules has
         // to show a certificate under these.
         let same = before.config.server.client_certificates == config.server.client_certificates;
@@ -92,7 +92,7 @@ impl Generation {
         let directory = Directory::new(&config.routes, &config.server.limits, &client_tls);
         let mut directory = directory.map_err(|error| one(error.into()))?;
         directory.take_over(&self.directory);
-        Self::new(config, directory, provider, refreshes, tickets).map_err(one)
+        Self::new(config, directory, provider, refreshes, pace, tickets).map_err(one)
     }
 
     fn new(
@@ -100,6 +100,7 @@ impl Generation {
         directory: Directory,
         provider: Arc<Provider>,
         refreshes: Arc<Refreshes>,
+        pace: Arc<Pace>,
         tickets: Tickets,
     ) -> Result<Self, StartError> {
         let certificates = Certificates::read(&config.server.certificates)?;
@@ -107,7 +108,7 @@ impl Generation {
         let server_tls = tls::settings(certificates.clone(), clients, &tickets)?;
         let routes = Routes::new(&config);
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
-        let parties = Parties { config: Arc::new(config), provider, sealer, refreshes };
+        let parties = Parties { config: Arc::new(config), provider, sealer, refreshes, pace };
         let directory = Arc::new(directory);
         Ok(Self { parties, directory, server_tls, certificates, routes, tickets })
     }

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::accept::accept;
+use super::clients::Clients;
 use super::connection::Connections;
 use super::generation::Generation;
 use super::runtime;
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     /// One for each connection that may be open.
     pub(super) permits: Arc<Semaphore>,
+    pub(super) clients: Arc<Clients>,
     pub(super) log: Option<LogSender>,
 }
 
@@ -67,8 +69,15 @@ impl Worker {
         // Nothing is ever sent: it closes when the last connection has ended.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let memory = shared.memory.clone();
-        let connections =
-            Connections::new(&first, memory, watches, metrics, log.clone(), stopped.clone());
+        let connections = Connections::new(
+            &first,
+            memory,
+            watches,
+            metrics,
+            log.clone(),
+            shared.clients.clone(),
+            stopped.clone(),
+        );
         let connections = Rc::new(connections);
         drop(first);
         let mut accepting = JoinSet::new();

@@ -27,6 +27,7 @@ mod http2_upstreams;
 mod identity;
 mod lease;
 mod legacy_apps;
+mod limits;
 mod live;
 mod login;
 mod logout;
