@@ -109,6 +109,8 @@ pub struct Server {
     pub http: Option<SocketAddr>,
     /// `admin`: `/healthz`, `/readyz`, `/metrics`.
     pub admin: Option<SocketAddr>,
+    /// `handover`: a unix socket at which the next process gets the listening sockets.
+    pub handover: Option<PathBuf>,
     /// `public_urls`: the origins that users see; at least one.
     pub public_urls: Vec<Origin>,
     /// `trusted_proxies`: whose `X-Forwarded-For` is kept and added to, and whose PROXY headers are

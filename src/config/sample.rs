@@ -12,6 +12,7 @@ pub(crate) fn config() -> Config {
             https: ([127, 0, 0, 1], 0).into(),
             http: None,
             admin: None,
+            handover: None,
             public_urls: vec![Origin { host: "app.example".to_owned(), port: 443 }],
             trusted_proxies: vec![],
             proxy_protocol: ProxyProtocol::default(),

@@ -1,6 +1,7 @@
 //! `[server]` and the tables in it: from the file to [`Server`].
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::thread;
 
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ use super::address::origin;
 use super::certificate::{certificates, is_good_for, load};
 use super::parse::Wrong;
 use super::routes::Surroundings;
-use super::table::{Item, Table, file_path};
+use super::table::{Item, Table, file_path, path};
 use super::value::Origin;
 use super::{
     Certificate, ClientCertificates, ClientCertificatesMode, Limits, ProxyProtocol, Server,
@@ -23,6 +24,7 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
     let https = t.key("https", "'0.0.0.0:8443'", address);
     let http = t.optional("http", address);
     let admin = t.optional("admin", address);
+    let handover = t.optional("handover", socket_path);
     let public_urls = t.key("public_urls", "['https://localhost:8443']", public_urls);
     let trusted_proxies = t.key("trusted_proxies", "[]", |i| i.list(network));
     let proxy_protocol = t.key("proxy_protocol", "[]", proxy_protocol);
@@ -47,6 +49,7 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
         https: https?,
         http,
         admin,
+        handover,
         public_urls: public_urls?,
         trusted_proxies: trusted_proxies?,
         proxy_protocol: proxy_protocol?,
@@ -174,6 +177,16 @@ fn address(item: &Item<'_>) -> Option<SocketAddr> {
             )
         })
     })
+}
+
+/// Where a unix socket can be: Linux takes 107 bytes.
+fn socket_path(item: &Item<'_>) -> Option<PathBuf> {
+    let path = path(item)?;
+    if path.as_os_str().len() > 107 {
+        let message = format!("{} is too long for a socket: 107 bytes at most", path.display());
+        return item.wrong(Wrong::new(message, r#"write a short path: "/run/vestibule/handover""#));
+    }
+    Some(path)
 }
 
 /// Two listeners on one address: the second could not start.

@@ -387,22 +387,7 @@ impl Collector for Scrape {
                 }
             }
         }
-        let open = all.sum(|c| c.connections.load(Relaxed));
-        let since = all.configured_at.load(Relaxed);
-        let taken = "When the configuration in force was taken";
-        for (name, help, unit, value) in [
-            ("vestibule_open_connections", "Connections of browsers", None, open),
-            ("vestibule_config_timestamp", taken, Some(&Unit::Seconds), since),
-        ] {
-            encoder
-                .encode_descriptor(name, help, unit, MetricType::Gauge)?
-                .encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
-        }
-        let (name, help) = ("vestibule_upstream_up", "Whether an upstream is not left out");
-        let mut up = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for one in &upstreams {
-            up.encode_family(&upstream(one))?.encode_gauge(&i64::from(one.is_in))?;
-        }
+        encode_gauges(all, &upstreams, &mut encoder)?;
         for (name, help, of) in HISTOGRAMS {
             let kind = MetricType::Histogram;
             let metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
@@ -410,6 +395,31 @@ impl Collector for Scrape {
         }
         Ok(())
     }
+}
+
+/// What goes up and down.
+fn encode_gauges(
+    all: &Metrics,
+    upstreams: &[UpstreamNumbers],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> fmt::Result {
+    let open = all.sum(|c| c.connections.load(Relaxed));
+    let since = all.configured_at.load(Relaxed);
+    let taken = "When the configuration in force was taken";
+    for (name, help, unit, value) in [
+        ("vestibule_open_connections", "Connections of browsers", None, open),
+        ("vestibule_config_timestamp", taken, Some(&Unit::Seconds), since),
+    ] {
+        encoder
+            .encode_descriptor(name, help, unit, MetricType::Gauge)?
+            .encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
+    }
+    let (name, help) = ("vestibule_upstream_up", "Whether an upstream is not left out");
+    let mut up = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for one in upstreams {
+        up.encode_family(&upstream(one))?.encode_gauge(&i64::from(one.is_in))?;
+    }
+    Ok(())
 }
 
 impl Counters {

@@ -2,7 +2,7 @@
 //! the client, by a limit, or because the gateway stops. What a request gets is the gateway's: the
 //! one in force when it comes, also if the connection is older.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
@@ -14,7 +14,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -56,6 +57,11 @@ const TOO_LATE: &[u8] =
 /// How long a client may take to hear that its connection is closed.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// A connection on which nobody asks for so long is closed when the gateway stops.
+const QUIET: Duration = Duration::from_secs(1);
+/// So much longer where nobody has asked yet.
+const PATIENCE: usize = 3;
+
 /// What the connections of one worker have in common.
 pub(super) struct Connections {
     /// What is in force.
@@ -69,6 +75,8 @@ pub(super) struct Connections {
     clients: Arc<Clients>,
     outbox: Arc<Outbox>,
     stopped: watch::Receiver<bool>,
+    /// The same, read without a lock.
+    stopping: Cell<bool>,
 }
 
 /// What this worker makes of one generation.
@@ -98,9 +106,23 @@ impl Connections {
     ) -> Self {
         let outbox = Arc::default();
         let serving = Serving::new(generation, &memory, metrics.clone(), log.as_ref(), &outbox);
-        let serving = RefCell::new(Rc::new(serving));
-        let before = RefCell::default();
-        Self { serving, before, memory, watches, metrics, log, clients, outbox, stopped }
+        Self {
+            serving: RefCell::new(Rc::new(serving)),
+            before: RefCell::default(),
+            memory,
+            watches,
+            metrics,
+            log,
+            clients,
+            outbox,
+            stopped,
+            stopping: Cell::new(false),
+        }
+    }
+
+    /// The gateway stops: each response is the last of its connection.
+    pub(super) fn stop(&self) {
+        self.stopping.set(true);
     }
 
     /// Requests that come from now on are answered by this generation, on every connection; those
@@ -167,7 +189,7 @@ impl Connections {
             tokio::select! {
                 ended = connection.as_mut() => return self.ended_http2(ended, client),
                 () = watch.closed() => return,
-                () = self.stop() => connection.as_mut().graceful_shutdown(),
+                () = self.may_leave(&watch) => connection.as_mut().graceful_shutdown(),
             }
             let ended = connection.await;
             self.ended_http2(ended, client);
@@ -184,7 +206,7 @@ impl Connections {
                     let stream = connection.into_parts().map(|parts| parts.io.into_inner());
                     return Box::pin(self.too_late(stream, &watch, client)).await;
                 }
-                () = self.stop() => None,
+                () = self.may_leave(&watch) => None,
             };
             let ended = if let Some(ended) = ended {
                 ended
@@ -262,10 +284,29 @@ impl Connections {
         }
     }
 
-    /// Ends when the gateway stops.
-    async fn stop(&self) {
+    /// Ends when the gateway stops and the connection can be closed without anybody being cut off:
+    /// who has just connected is to be answered once, and who asks again at this moment (RFC 9112,
+    /// section 9.6, warns of it) with the word that it was the last time.
+    async fn may_leave(&self, watch: &Watch) {
         // The sender lives until every worker has ended.
         let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
+        // Boxed: an idle connection's task keeps no room for its end.
+        Box::pin(came_to_rest(watch)).await;
+    }
+}
+
+async fn came_to_rest(watch: &Watch) {
+    for _ in 0..PATIENCE {
+        if watch.is_multiplexed() && watch.is_at_rest() {
+            return;
+        }
+        tokio::time::sleep(QUIET).await;
+        if watch.is_at_rest() {
+            return;
+        }
+    }
+    while !watch.is_idle() {
+        tokio::time::sleep(QUIET).await;
     }
 }
 
@@ -385,11 +426,13 @@ fn exchange(
             tunnel(&mut request, &watch);
         }
         let (gateway, peer, watch) = (connections.gateway(), peer.clone(), watch.clone());
-        let under_way = watch.request();
+        let (under_way, connections) = (watch.request(), connections.clone());
         async move {
-            let response = gateway.answer(request, &peer).await;
+            let mut response = gateway.answer(request, &peer).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 watch.upgraded();
+            } else if connections.stopping.get() && !watch.is_multiplexed() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(|body| Sent { body, _under_way: under_way, _gateway: gateway }))
         }

@@ -56,6 +56,14 @@ impl Generation {
         Self::new(config, &client_tls, provider, refreshes, pace, Tickets::new()?, None)
     }
 
+    /// Ends when logins are possible.
+    ///
+    /// # Errors
+    /// When the provider cannot be reached in time.
+    pub(super) async fn reach_provider(&self) -> Result<(), Refused> {
+        reach(&self.parties.provider).await
+    }
+
     /// The one that takes this one's place. Logins under way, refreshes and TLS tickets go on;
     /// another provider is reached first.
     pub(super) async fn next(&self, config: Config) -> Result<Self, Vec<Refused>> {
@@ -71,10 +79,7 @@ impl Generation {
         } else {
             let provider = before.provider.with(&config.provider, &client_tls);
             let provider = provider.map_err(|error| one(error.into()))?;
-            let reached = tokio::time::timeout(REACH_TIME, provider.reach()).await;
-            reached
-                .map_err(|_| vec![Refused::Late])?
-                .map_err(|error| vec![Refused::Provider(error)])?;
+            reach(&provider).await.map_err(|refused| vec![refused])?;
             Arc::new(provider)
         };
         let (refreshes, pace) = (before.refreshes.clone(), before.pace.clone());
@@ -113,6 +118,11 @@ impl Generation {
     }
 }
 
+async fn reach(provider: &Provider) -> Result<(), Refused> {
+    let reached = tokio::time::timeout(REACH_TIME, provider.reach()).await;
+    reached.map_err(|_| Refused::Late)?.map_err(Refused::Provider)
+}
+
 /// The keys that differ and that only a start can change: sockets are bound, threads run, and
 /// sessions are kept in one of two ways.
 fn settled(before: &Config, after: &Config) -> Vec<&'static str> {
@@ -122,6 +132,7 @@ fn settled(before: &Config, after: &Config) -> Vec<&'static str> {
         ("server.https", old.https == new.https),
         ("server.http", old.http == new.http),
         ("server.admin", old.admin == new.admin),
+        ("server.handover", old.handover == new.handover),
         ("server.workers", old.workers == new.workers),
         ("session.redis", kept_in(before) == kept_in(after)),
     ]
@@ -145,8 +156,11 @@ mod tests {
         server.https.set_port(1);
         server.http = Some(server.https);
         server.admin = Some(server.https);
+        server.handover = Some("x".into());
         server.workers += 1;
-        let keys = ["server.https", "server.http", "server.admin", "server.workers"];
-        assert_eq!(settled(&before, &after), keys);
+        assert_eq!(
+            settled(&before, &after),
+            ["https", "http", "admin", "handover", "workers"].map(|key| format!("server.{key}"))
+        );
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Watch {
     under_way: AtomicU64,
     multiplexed: AtomicBool,
     upgraded: AtomicBool,
+    /// Whether there was a request.
+    asked: AtomicBool,
     /// What came last was a part of a head.
     within_head: AtomicBool,
     close: Notify,
@@ -83,6 +85,7 @@ impl Watches {
             under_way: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             within_head: AtomicBool::new(false),
             close: Notify::new(),
             _held: held,
@@ -136,6 +139,11 @@ impl Watch {
         self.head.store(NONE, Relaxed);
     }
 
+    /// Whether frames of many requests are mixed.
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Relaxed)
+    }
+
     /// Whether what came last was a part of a head, which may have come with the request before it.
     pub(super) fn within_head(&self, within: bool) {
         self.within_head.store(within, Relaxed);
@@ -144,6 +152,13 @@ impl Watch {
     /// Whether no request is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.load(Relaxed) == 0
+    }
+
+    /// Whether the client has asked and nothing is to come of that; over HTTP/2, where a farewell
+    /// says which requests are answered still, whether it has asked.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let over = self.is_multiplexed() || (self.is_idle() && self.head.load(Relaxed) == NONE);
+        over && self.asked.load(Relaxed)
     }
 
     /// What follows on this connection is no HTTP (RFC 9110, section 7.8).
@@ -158,6 +173,7 @@ impl Watch {
     /// A head has come; until the guard is dropped its request is under way.
     pub(super) fn request(self: &Arc<Self>) -> UnderWay {
         self.head.store(NONE, Relaxed);
+        self.asked.store(true, Relaxed);
         self.under_way.fetch_add(1, Relaxed);
         UnderWay(self.clone())
     }

@@ -40,6 +40,7 @@ mod proxy_protocol;
 mod races;
 mod redirects;
 mod reload;
+mod restart;
 mod session;
 mod stripping;
 mod three_gateways;

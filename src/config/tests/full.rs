@@ -13,6 +13,7 @@ const FULL: &str = r#"
 https = "127.0.0.1:1443"
 http = "127.0.0.1:1080"
 admin = "[::1]:1090"
+handover = "/run/v.sock"
 public_urls = ["https://app.example.com", "https://Other.example.com:8443"]
 trusted_proxies = ["10.0.0.0/8", "::1"]
 proxy_protocol = ["https", "http"]
@@ -127,6 +128,7 @@ fn every_key_of_server_is_read() {
     assert_eq!(server.https, "127.0.0.1:1443".parse().unwrap());
     assert_eq!(server.http, Some("127.0.0.1:1080".parse().unwrap()));
     assert_eq!(server.admin, Some("[::1]:1090".parse().unwrap()));
+    assert_eq!(server.handover, Some("/run/v.sock".into()));
     let urls: Vec<_> = server.public_urls.iter().map(ToString::to_string).collect();
     assert_eq!(urls, ["https://app.example.com", "https://other.example.com:8443"]);
     let proxies: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
@@ -300,7 +302,7 @@ fn what_is_left_out_has_its_default() {
     let site = Site::new();
     let Config { server, provider, session, auth, log, routes } = site.right(&least());
     assert_eq!(server.https, "0.0.0.0:8443".parse().unwrap());
-    assert_eq!((server.http, server.admin), (None, None));
+    assert_eq!((server.http, server.admin, server.handover), (None, None, None));
     assert_eq!(server.public_urls[0].to_string(), "https://localhost:8443");
     assert_eq!(server.trusted_proxies, []);
     assert_eq!(server.proxy_protocol, ProxyProtocol::default());
