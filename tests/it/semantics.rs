@@ -156,7 +156,7 @@ async fn nobody_is_asked_for_a_body_that_nobody_will_take() {
 }
 
 /// What curl says and does.
-async fn curl(gateway: &Gateway, arguments: &[&str]) -> String {
+fn curl(gateway: &Gateway, arguments: &[&str]) -> String {
     let mut command = Command::new("curl");
     let authority = gateway.directory.path().join("authority.pem");
     command.args(["--silent", "--show-error", "--http1.1", "--cacert"]).arg(authority);
@@ -183,13 +183,13 @@ async fn curl_waits_for_the_word_and_sends_nothing_where_it_does_not_come() {
     // Longer than curl would ever wait without the word.
     let wait = ["--expect100-timeout", "15", "--header", "Expect: 100-continue"];
     let post = ["--data-binary", &data];
-    let said = curl(&gateway, &[&wait[..], &post, &[&url("/")]].concat()).await;
+    let said = curl(&gateway, &[&wait[..], &post, &[&url("/")]].concat());
     let at = |what: &str| said.find(what).unwrap_or_else(|| panic!("no {what} in {said}"));
     assert!(at("< HTTP/1.1 100 Continue") < at("< HTTP/1.1 200 OK"));
     assert!(said.contains("3000000\nsent 3000000\n"), "{said}");
     assert_eq!(app.last().header("expect"), None, "it was answered");
 
-    let said = curl(&gateway, &[&wait[..], &post, &[&url("/private")]].concat()).await;
+    let said = curl(&gateway, &[&wait[..], &post, &[&url("/private")]].concat());
     assert!(said.contains("< HTTP/1.1 401") && said.contains("\nsent 0\n"), "{said}");
     assert!(!said.contains("100 Continue"), "{said}");
     assert_eq!(app.seen().len(), 1);
