@@ -231,13 +231,19 @@ impl Gateway {
         visit: &Visit,
         seen: &Seen,
     ) -> Response<Body> {
+        let mut failed = None;
         let mut response = outcome.unwrap_or_else(|failure| {
             seen.log_failure(&failure);
+            failed = Some(failure.status);
+            if seen.is_grpc {
+                return page::render_grpc(&failure);
+            }
             page::render(&failure, seen.accept.as_ref(), &seen.method, seen.id.as_str())
         });
         self.sessions.answer(visit, response.headers_mut(), Timestamp::now());
         let log = self.log.as_deref();
-        seen.end(response.status(), visit.opened(), &self.names, &self.metrics, log);
+        let status = failed.unwrap_or(response.status());
+        seen.end(status, visit.opened(), &self.names, &self.metrics, log);
         response
     }
 

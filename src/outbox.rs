@@ -167,6 +167,14 @@ impl<S: AsyncWrite + Send + Unpin + 'static> Posted<S> {
         self.0.post(&mut state, write);
     }
 
+    /// Takes back what was posted, if nothing of it was written yet.
+    pub fn take_back(&self) {
+        let mut state = lock(&self.0.state);
+        if matches!(state.stage, Stage::Posted) {
+            state.out.clear();
+        }
+    }
+
     /// Whether writing has failed before a byte went of what was posted last.
     pub fn is_unsent(&self) -> bool {
         let state = lock(&self.0.state);

@@ -49,6 +49,48 @@ pub fn render(
     response
 }
 
+/// The failure as a client of gRPC reads it: a status in a head that is the whole response
+/// ("Trailers-Only" of gRPC over HTTP/2), never a page.
+pub fn render_grpc(failure: &Failure) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert("grpc-status", grpc_status(failure.status).into());
+    if let Ok(message) = HeaderValue::try_from(percent_encoded(failure.sentence)) {
+        fields.insert("grpc-message", message);
+    }
+    response
+}
+
+/// What gRPC calls a status (its "HTTP to gRPC Status Code Mapping", and its status codes for what
+/// is not on that list).
+fn grpc_status(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::UNAUTHORIZED => 16,
+        StatusCode::FORBIDDEN => 7,
+        StatusCode::NOT_FOUND => 12,
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => 4,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
+        StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 8,
+        status if status.is_client_error() => 13,
+        _ => 2,
+    }
+}
+
+/// As `grpc-message` wants it: printable ASCII as it is, but for `%`.
+fn percent_encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(byte.into()),
+            _ => encoded += &format!("%{byte:02X}"),
+        }
+        encoded
+    })
+}
+
 /// Whether HTML suits the client better than JSON (RFC 9110, section 12.5.1). Who names neither,
 /// as `curl` with its `*/*`, is a program.
 pub fn prefers_html(accept: Option<&HeaderValue>) -> bool {
@@ -155,6 +197,30 @@ mod tests {
         let page = render(&failure, Some(&accept("text/html")), &Method::GET, "id");
         let text = text(page).await;
         assert_eq!(text, r#"{"error":"login_required","login_url":"/auth/login"}"#);
+    }
+
+    #[test]
+    fn a_client_of_grpc_gets_a_status_of_its_own() {
+        for (status, grpc) in [
+            (401, "16"),
+            (403, "7"),
+            (404, "12"),
+            (502, "14"),
+            (503, "14"),
+            (504, "4"),
+            (429, "8"),
+            (421, "13"),
+            (500, "2"),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let failure = Failure::new(status, "code", "It is down: 100% é.").because("10.0.0.7");
+            let response = render_grpc(&failure);
+            assert_eq!(response.status(), 200);
+            assert!(http_body::Body::is_end_stream(response.body()));
+            assert_eq!(response.headers()["grpc-status"], grpc);
+            assert_eq!(response.headers()["grpc-message"], "It is down: 100%25 %C3%A9.");
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc");
+        }
     }
 
     #[tokio::test]

@@ -41,10 +41,11 @@ use crate::config::certificate::CertificateError;
 use crate::login::KeyError;
 use crate::observe::access::Writer;
 use crate::observe::admin::Readiness;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, UpstreamNumbers};
 use crate::observe::request::route_name;
 use crate::session::Memory;
 use crate::session::memory::Bounds;
+use crate::upstream::Directory;
 
 mod accept;
 mod client_certificate;
@@ -171,6 +172,8 @@ async fn run(
         clients: Arc::default(),
         log: log.as_ref().map(Writer::sender),
     });
+    let handed = in_force.handed();
+    metrics.ask_upstreams(move || upstream_numbers(&handed.borrow().generation.directory));
     let (stop, stopped) = channel(false);
     let (close_admin, admin_closed) = channel(false);
     let Listeners { https, http, admin, addresses } = listeners;
@@ -223,6 +226,17 @@ enum End {
     Signal,
     /// Another process serves in its place.
     HandedOver,
+}
+
+/// What the upstreams' directory tells the numbers.
+fn upstream_numbers(directory: &Directory) -> Vec<UpstreamNumbers> {
+    let numbers = directory.numbers().map(|one| UpstreamNumbers {
+        upstream: one.upstream,
+        is_in: one.is_in,
+        ejections: one.ejections,
+        checks: one.checks,
+    });
+    numbers.collect()
 }
 
 /// The workers' threads.

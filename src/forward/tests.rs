@@ -65,9 +65,8 @@ impl Scene {
         let memory = Arc::new(Memory::new(Bounds::default()));
         let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
         let directory =
-            Directory::new(&config.routes, &config.server.limits, &Arc::new(tls)).unwrap();
-        let config = Arc::new(config);
-        let forward = Forward::new(&config, &directory, own, sessions, &Arc::default());
+            Directory::new(&config.routes, &config.server.limits, &Arc::new(tls), None).unwrap();
+        let forward = Forward::new(&Arc::new(config), &directory, own, sessions, &Arc::default());
         let opened = Some(Rc::new(Opened::new(Arc::new(session()))));
         Self { forward: Rc::new(forward), opened, sent, update: Rc::default() }
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -82,6 +82,7 @@ pub enum ReloadOutcome {
 
 const RELOADS: [(ReloadOutcome, &str); 2] =
     [(ReloadOutcome::Applied, "applied"), (ReloadOutcome::Refused, "refused")];
+
 /// What is counted of one upstream, by whoever asks it.
 #[derive(Clone, Debug)]
 pub struct UpstreamNumbers {
@@ -103,7 +104,7 @@ pub struct Metrics {
     /// The routes of the start.
     routes: Vec<String>,
     memory: Arc<Memory>,
-    upstreams: Mutex<Upstreams>,
+    upstreams: OnceLock<Upstreams>,
     workers: Mutex<Vec<Arc<Counters>>>,
     reloads: [AtomicU64; RELOADS.len()],
     /// When the configuration in force was taken, in seconds since 1970.
@@ -164,16 +165,16 @@ impl Metrics {
         Arc::new(Self {
             routes,
             memory,
-            upstreams: Mutex::new(Box::new(Vec::new)),
+            upstreams: OnceLock::new(),
             workers: Mutex::default(),
             reloads: Default::default(),
             configured_at: AtomicU64::default(),
         })
     }
 
-    /// From now on these upstreams are asked at each scrape.
-    pub fn ask(&self, upstreams: impl Fn() -> Vec<UpstreamNumbers> + Send + Sync + 'static) {
-        *self.upstreams.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(upstreams);
+    /// Whom to ask for the upstreams' numbers at each scrape; once.
+    pub fn ask_upstreams(&self, ask: impl Fn() -> Vec<UpstreamNumbers> + Send + Sync + 'static) {
+        let _ = self.upstreams.set(Box::new(ask));
     }
 
     /// A configuration is in force since this time (seconds since 1970).
@@ -344,7 +345,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = &self.0;
         let one = |value: u64| vec![(Labels::new(), value)];
-        let upstreams = all.upstreams.lock().unwrap_or_else(PoisonError::into_inner)();
+        let upstreams = all.upstreams.get().map(|ask| ask()).unwrap_or_default();
         let applied = all.sum(|c| c.applied.load(Relaxed));
         let lost = all.sum(|c| c.lost.load(Relaxed));
         let dropped = all.sum(|c| c.dropped_lines.load(Relaxed));
@@ -362,16 +363,10 @@ impl Collector for Scrape {
                 one(all.memory.forgotten()),
             ),
             ("vestibule_access_lines_dropped", "Access lines not written", one(dropped)),
-            ("vestibule_config_reloads", "Configurations read while serving", all.reloads()),
             (
                 "vestibule_connections_refused",
                 "Connections closed because their clients have too many",
                 one(refused),
-            ),
-            (
-                "vestibule_http2_connections_broken",
-                "Connections closed because their clients break HTTP/2",
-                one(broken),
             ),
             (
                 "vestibule_upstream_ejections",
@@ -379,6 +374,12 @@ impl Collector for Scrape {
                 upstreams.iter().map(|one| (upstream(one), one.ejections)).collect(),
             ),
             ("vestibule_upstream_checks", "Health checks by outcome", checks(&upstreams)),
+            ("vestibule_config_reloads", "Configurations read while serving", all.reloads()),
+            (
+                "vestibule_http2_connections_broken",
+                "Connections closed because their clients break HTTP/2",
+                one(broken),
+            ),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (labels, value) in &rows {
@@ -540,7 +541,7 @@ mod tests {
     fn a_scrape_adds_up_what_the_workers_counted() {
         let memory = Arc::new(Memory::new(Bounds::default()));
         let metrics = Metrics::new(vec!["/app".to_owned()], memory);
-        metrics.ask(|| {
+        metrics.ask_upstreams(|| {
             let upstream = |name: &str, checks: Option<[u64; 2]>| UpstreamNumbers {
                 upstream: name.to_owned(),
                 is_in: checks.is_some(),

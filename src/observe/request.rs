@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::ACCEPT;
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use ring::digest::{SHA256, digest};
 
 use super::access::{AccessLine, AccessLog};
@@ -105,6 +105,8 @@ pub struct Seen {
     pub method: Method,
     /// What it accepts, for a page of the gateway's own.
     pub accept: Option<HeaderValue>,
+    /// Whether a client of gRPC sent it, who reads no pages.
+    pub is_grpc: bool,
     /// The public origin's index, once it is known.
     pub origin: Option<usize>,
     /// Its route, once it is known.
@@ -124,6 +126,7 @@ impl Seen {
             id,
             method: request.method().clone(),
             accept: request.headers().get(ACCEPT).cloned(),
+            is_grpc: is_grpc(request),
             origin: None,
             route: RouteLabel::None,
             upstream: None,
@@ -196,6 +199,16 @@ pub fn tell_unreadable(
         total: Duration::ZERO,
         upstream: None,
     });
+}
+
+/// Every call of gRPC is a POST over HTTP/2; gRPC-Web, whose content type begins alike, is not meant.
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    if request.method() != Method::POST || request.version() != Version::HTTP_2 {
+        return false;
+    }
+    let kind = request.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    kind.strip_prefix(b"application/grpc")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
 }
 
 /// The first 16 hexadecimal digits of the SHA-256 of `sub`: who knows the user finds their lines,

@@ -172,3 +172,24 @@ async fn a_connection_that_is_given_up_is_closed_though_its_other_end_is_slow() 
         })
         .await;
 }
+
+#[tokio::test]
+async fn what_is_taken_back_in_time_is_never_written() {
+    LocalSet::new()
+        .run_until(async {
+            let outbox = Arc::default();
+            let (mut posted, mut there, writes) = pair(1024, &outbox);
+            posted.write_all(b"a slip").await.unwrap();
+            posted.take_back();
+            yield_now().await;
+            assert_eq!(writes.load(Ordering::Relaxed), 0);
+            posted.write_all(b"meant").await.unwrap();
+            yield_now().await;
+            posted.take_back();
+            drop(posted);
+            let mut heard = String::new();
+            there.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "meant");
+        })
+        .await;
+}

@@ -5,17 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 
 use super::StartError;
 use super::tls::{self, Certificates, Tickets};
 use crate::config::Config;
 use crate::login::{Pace, Parties, Provider, ProviderError, Refreshes};
-use crate::observe::metrics::{Metrics, UpstreamNumbers};
 use crate::route::Routes;
 use crate::session::Sealer;
-use crate::upstream::{Directory, Numbers};
+use crate::upstream::Directory;
 
 /// How long another provider may take to be reached before it is taken.
 const REACH_TIME: Duration = Duration::from_secs(10);
@@ -53,8 +52,8 @@ impl Generation {
     pub(super) fn first(config: Config) -> Result<Self, StartError> {
         let client_tls = tls::roots()?;
         let provider = Arc::new(Provider::new(&config.provider, &client_tls)?);
-        let directory = Directory::new(&config.routes, &config.server.limits, &client_tls)?;
-        Self::new(config, directory, provider, Arc::default(), Arc::default(), Tickets::new()?)
+        let pace = Arc::default();
+        Self::new(config, &client_tls, provider, Arc::default(), pace, Tickets::new()?, None)
     }
 
     /// Ends when logins are possible.
@@ -89,43 +88,28 @@ impl Generation {
         let same = before.config.server.client_certificates == config.server.client_certificates;
         let tickets = if same { Ok(self.tickets.clone()) } else { Tickets::new() };
         let tickets = tickets.map_err(|error| one(error.into()))?;
-        let directory = Directory::new(&config.routes, &config.server.limits, &client_tls);
-        let mut directory = directory.map_err(|error| one(error.into()))?;
-        directory.take_over(&self.directory);
-        Self::new(config, directory, provider, refreshes, pace, tickets).map_err(one)
+        let directory = Some(&*self.directory);
+        Self::new(config, &client_tls, provider, refreshes, pace, tickets, directory).map_err(one)
     }
 
     fn new(
         config: Config,
-        directory: Directory,
+        client_tls: &Arc<ClientConfig>,
         provider: Arc<Provider>,
         refreshes: Arc<Refreshes>,
         pace: Arc<Pace>,
         tickets: Tickets,
+        before: Option<&Directory>,
     ) -> Result<Self, StartError> {
         let certificates = Certificates::read(&config.server.certificates)?;
         let clients = config.server.client_certificates.as_ref();
         let server_tls = tls::settings(certificates.clone(), clients, &tickets)?;
         let routes = Routes::new(&config);
+        let directory = Directory::new(&config.routes, &config.server.limits, client_tls, before)?;
+        let directory = Arc::new(directory);
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
         let parties = Parties { config: Arc::new(config), provider, sealer, refreshes, pace };
-        let directory = Arc::new(directory);
         Ok(Self { parties, directory, server_tls, certificates, routes, tickets })
-    }
-
-    /// From now on its upstreams are those that are checked and counted.
-    pub(super) fn watch_upstreams(&self, metrics: &Metrics) {
-        self.directory.watch();
-        let directory = Arc::downgrade(&self.directory);
-        let numbers = |one: Numbers| UpstreamNumbers {
-            upstream: one.upstream,
-            is_in: one.is_in,
-            ejections: one.ejections,
-            checks: one.checks,
-        };
-        metrics.ask(move || {
-            directory.upgrade().map_or_else(Vec::new, |it| it.numbers().map(numbers).collect())
-        });
     }
 
     /// The configuration.

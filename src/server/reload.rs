@@ -67,7 +67,7 @@ impl InForce {
         let server = &config.server;
         let health = config.session.redis.as_ref().map(|_| Arc::new(Health::default()));
         metrics.configured(Timestamp::now().0);
-        generation.watch_upstreams(&metrics);
+        generation.directory.watch();
         Self {
             source,
             workers: server.workers,
@@ -153,6 +153,7 @@ impl InForce {
             }
         };
         let config = generation.config();
+        generation.directory.watch();
         observe::log::change(&config.log);
         self.permits.set(config.server.limits.connections);
         self.redirect_permits.set(config.server.limits.connections);
@@ -166,7 +167,6 @@ impl InForce {
             }
             self.hearing = hear(&generation, &self.memory, self.health.as_ref());
         }
-        generation.watch_upstreams(&self.metrics);
         self.hand_over(generation).await;
         Ok(())
     }

@@ -65,8 +65,17 @@ pub(super) struct Entry {
     pub(super) weight: u32,
 }
 
+impl Known {
+    /// Whether it is the same upstream, reached in the same way.
+    fn is(&self, upstream: &Upstream) -> bool {
+        let Upstream { url, protocol, tls, weight: _ } = &self.upstream;
+        (url, protocol, tls) == (&upstream.url, &upstream.protocol, &upstream.tls)
+    }
+}
+
 impl Directory {
-    /// The upstreams of these routes; `tls` is what https upstreams are asked with.
+    /// The upstreams of these routes; `tls` is what https upstreams are asked with. What was known of
+    /// them `before` is known on.
     ///
     /// # Errors
     /// If rustls does not take the settings of one.
@@ -74,6 +83,7 @@ impl Directory {
         routes: &[Route],
         limits: &Limits,
         tls: &Arc<ClientConfig>,
+        before: Option<&Self>,
     ) -> Result<Self, rustls::Error> {
         let mut directory = Self { limits: limits.clone(), known: vec![], routes: vec![] };
         for route in routes {
@@ -88,6 +98,13 @@ impl Directory {
                 entries.push(Entry { index, weight: upstream.weight });
             }
             directory.routes.push(entries);
+        }
+        for known in &mut directory.known {
+            // Under other checks it may be well.
+            let same = |old: &&Known| old.is(&known.upstream) && old.checks == known.checks;
+            if let Some(old) = before.and_then(|before| before.known.iter().find(same)) {
+                known.condition = old.condition.clone();
+            }
         }
         Ok(directory)
     }
@@ -113,11 +130,7 @@ impl Directory {
         upstream: &Upstream,
         tls: &Arc<ClientConfig>,
     ) -> Result<usize, rustls::Error> {
-        let same = |known: &Known| {
-            let Upstream { url, protocol, tls, weight: _ } = &known.upstream;
-            (url, protocol, tls) == (&upstream.url, &upstream.protocol, &upstream.tls)
-        };
-        if let Some(index) = self.known.iter().position(same) {
+        if let Some(index) = self.known.iter().position(|known| known.is(upstream)) {
             return Ok(index);
         }
         let url = upstream.url.to_string();

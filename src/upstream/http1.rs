@@ -105,6 +105,14 @@ pub(super) struct Connection {
     pub(super) age: u8,
 }
 
+impl Drop for Connection {
+    /// SECURITY: a request that is given up in the turn in which it came is never sent: who begins
+    /// thousands and resets them (CVE-2023-44487) has none of them sent.
+    fn drop(&mut self) {
+        self.wire.take_back();
+    }
+}
+
 impl Connection {
     pub(super) fn new(stream: Stream, outbox: Arc<Outbox>) -> Self {
         Self {

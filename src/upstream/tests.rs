@@ -97,7 +97,7 @@ fn of(upstream: Vec<Upstream>, limits: &Limits, roots: rustls::RootCertStore) ->
         .with_root_certificates(roots)
         .with_no_client_auth();
     let route = Route { upstream, ..sample::route() };
-    let directory = Directory::new(&[route], limits, &Arc::new(tls)).unwrap();
+    let directory = Directory::new(&[route], limits, &Arc::new(tls), None).unwrap();
     Upstreams::new(&directory, &Arc::default())
 }
 

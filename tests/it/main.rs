@@ -23,6 +23,7 @@ mod cookie;
 mod demo;
 mod faults;
 mod forward;
+mod grpc;
 mod http2_upstreams;
 mod identity;
 mod lease;

@@ -1,21 +1,15 @@
 //! How an https upstream is known, and who it is told that we are: certificates of `route.upstream`.
 
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 
 use crate::config::Certificate;
-use crate::config::certificate::load;
+use crate::config::certificate::{certificates, load};
 use crate::config::parse::Wrong;
 use crate::config::table::{Item, Table, file_path};
-
-/// A file of authorities is never larger, in bytes.
-const LARGEST: u64 = 1024 * 1024;
 
 /// What differs from any other https upstream.
 #[derive(Clone, Debug, Default)]
@@ -82,23 +76,19 @@ fn identity(t: &Table<'_>, certificate: &Certificate) -> Option<Arc<CertifiedKey
 
 fn authorities(item: &Item<'_>) -> Option<Arc<RootCertStore>> {
     let path = file_path(item)?;
-    roots(&path).map(Arc::new).or_else(|| {
-        item.wrong(Wrong::new(
-            format!("{} does not hold certificates that can be read", path.display()),
-            "name a file with the authorities' certificates in PEM",
-        ))
-    })
-}
-
-/// Every certificate of the file; it holds at least one.
-fn roots(path: &Path) -> Option<RootCertStore> {
-    let small = fs::metadata(path).is_ok_and(|data| data.len() <= LARGEST);
-    let bytes = if small { fs::read(path).ok()? } else { return None };
+    let remedy = "name a file with the authorities' certificates in PEM";
+    let found = match certificates(&path) {
+        Ok(found) => found,
+        Err(error) => return item.wrong(Wrong::new(error.to_string(), remedy)),
+    };
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&bytes) {
-        roots.add(certificate.ok()?).ok()?;
+    for certificate in found {
+        if let Err(error) = roots.add(certificate) {
+            let message = format!("{} holds what is no authority: {error}", path.display());
+            return item.wrong(Wrong::new(message, remedy));
+        }
     }
-    (!roots.is_empty()).then_some(roots)
+    Some(Arc::new(roots))
 }
 
 fn server_name(item: &Item<'_>) -> Option<ServerName<'static>> {

@@ -25,8 +25,10 @@ struct Parcel(Arc<Mutex<Option<Switched>>>);
 
 impl Switched {
     /// Puts it into the response.
-    pub(in crate::upstream) fn put<B>(connection: Connection, response: &mut Response<B>) {
-        let Connection { wire, read: early, .. } = connection;
+    pub(in crate::upstream) fn put<B>(mut connection: Connection, response: &mut Response<B>) {
+        let early = std::mem::take(&mut connection.read);
+        let wire = connection.wire.clone();
+        drop(connection);
         let switched = wire.into_inner().map(|stream| Self { stream, early });
         response.extensions_mut().insert(Parcel(Arc::new(Mutex::new(switched))));
     }

@@ -31,7 +31,7 @@ pub(crate) fn authority() -> &'static Authority {
 }
 
 impl Authority {
-    /// One more, which nobody trusts.
+    /// One that nobody trusts yet.
     pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
