@@ -49,3 +49,4 @@ mod trailers;
 mod update;
 mod upgrade;
 mod upstreams;
+mod websocket_http2;
