@@ -8,6 +8,7 @@
 //! | `condition` | is it worth asking? |
 //! | `health` | is it well, when nobody asks for anything else? |
 //! | `connect` | how is an upstream reached: TCP, TLS, a unix socket? |
+//! | `names` | where is it, and where is it no more? |
 //! | `channel` | in which protocol? |
 //! | `http2` | how are many requests sent over one connection? |
 //! | `pool` | which connection is used again, and when is it free? |
@@ -32,6 +33,7 @@ mod directory;
 mod health;
 mod http1;
 mod http2;
+mod names;
 mod pool;
 
 use balance::{Balance, Except, Member, UnderWay, spread};
