@@ -207,6 +207,7 @@ impl Http2 {
         if response.headers().get_all(CONTENT_LENGTH).iter().count() > 1 {
             return Err(broken(Http2Error::Ambiguous));
         }
+        body.settle();
         Ok(response.map(|stream| Receiving::begin(stream, upload, seat)))
     }
 
