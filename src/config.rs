@@ -109,6 +109,8 @@ pub struct Server {
     pub http: Option<SocketAddr>,
     /// `admin`: `/healthz`, `/readyz`, `/metrics`.
     pub admin: Option<SocketAddr>,
+    /// `handover`: a unix socket at which the next process gets the listening sockets.
+    pub handover: Option<PathBuf>,
     /// `public_urls`: the origins that users see; at least one.
     pub public_urls: Vec<Origin>,
     /// `trusted_proxies`: whose `X-Forwarded-For` is kept and added to, and whose PROXY headers are
@@ -169,12 +171,24 @@ pub struct Limits {
     pub header_bytes: usize,
     /// `headers`: fields of one request head; default 100.
     pub headers: usize,
+    /// `target_bytes`: path and query of one request; default 16 KiB.
+    pub target_bytes: usize,
     /// `header_time`: from the first byte of a connection's turn to the end of the head; default 10 s.
     pub header_time: Duration,
     /// `handshake_time`: for TLS; default 10 s.
     pub handshake_time: Duration,
     /// `idle_time`: a connection without a request under way; default 75 s.
     pub idle_time: Duration,
+    /// `body_bytes`: of one request's body, where a route says nothing else; default none.
+    pub body_bytes: Option<usize>,
+    /// `body_time`: between two pieces of a request's body; default 60 s.
+    pub body_time: Duration,
+    /// `requests`: whose response has not begun, all workers together; default 10,000.
+    pub requests: usize,
+    /// `client_connections`: open at once from one client's address; default none.
+    pub client_connections: Option<usize>,
+    /// `client_logins`: begun within a minute from one client's address; default none.
+    pub client_logins: Option<u32>,
     /// `connections`: open at once, all workers together; default 10,000.
     pub connections: usize,
     /// `streams`: at once on one HTTP/2 connection; default 100.
@@ -352,6 +366,8 @@ pub struct Route {
     /// `close_on_session_end`, default true: WebSockets, event streams and other open responses of
     /// a signed-in user are closed when the session has ended or expired.
     pub close_on_session_end: bool,
+    /// `body_bytes`: of one request's body; default `[server.limits] body_bytes`.
+    pub body_bytes: Option<usize>,
 }
 
 /// `access`: who may have a route.

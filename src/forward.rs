@@ -48,6 +48,7 @@ use headers::{Reserved, X_SESSION_UPDATE};
 pub use lasting::Whole;
 use lasting::{Broken, Lasting, Orphans};
 use live::{Live, Tie};
+use passing::Bounds;
 
 /// Bodies of known length up to this end with their app's answer, whatever becomes of the session:
 /// nothing is set up for them.
@@ -138,7 +139,12 @@ impl Forward {
             return Err(bad_gateway(UpstreamError::None));
         };
         let browser = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
-        let request = request.map(|body| passing::to_app(body, &self.reserved, whole));
+        let (head, body) = request.into_parts();
+        let limits = &self.config.server.limits;
+        let bytes = route.body_bytes.or(limits.body_bytes).map(|bytes| bytes as u64);
+        let bounds = Bounds { bytes, time: limits.body_time };
+        let body = passing::to_app(body, &self.reserved, whole, bounds).map_err(Broken::failure)?;
+        let request = Request::from_parts(head, body);
         let request = self.prepare(request, route, way, opened, browser.is_some());
         let session = opened.filter(|_| route.sticky).map(|opened| opened.session.id.number());
         let sent = self.upstreams.send(way.route, request, session).await;

@@ -25,6 +25,28 @@ pub struct ClientCertificate {
     pub fingerprint: String,
 }
 
+/// Whoever may be one client: an IPv4 address, or a network of IPv6 (RFC 4291, section 2.5.4), of
+/// which each client has all addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Network {
+    /// One address.
+    V4(u32),
+    /// The first 64 bits.
+    V6(u64),
+}
+
+impl Network {
+    /// Where an address belongs.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address.to_bits()),
+            IpAddr::V6(address) => {
+                Self::V6(u64::try_from(address.to_bits() >> 64).unwrap_or_default())
+            }
+        }
+    }
+}
+
 impl Peer {
     /// Whether a request for `host` may come over this connection.
     ///

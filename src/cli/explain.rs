@@ -18,6 +18,9 @@ pub(super) fn explain(name: &str, config: &Config, out: &mut impl Write) -> io::
     if let Some(admin) = server.admin {
         writeln!(out, "admin   {admin}")?;
     }
+    if let Some(path) = &server.handover {
+        writeln!(out, "next    a process that is started takes over, at {}", path.display())?;
+    }
     let wanted = [("https", server.proxy_protocol.https), ("http", server.proxy_protocol.http)];
     let wanted = list(wanted.into_iter().filter_map(|(name, wanted)| wanted.then_some(name)));
     if !wanted.is_empty() {
@@ -60,7 +63,7 @@ fn row(route: &Route) -> [String; 8] {
     [
         route.host.clone().unwrap_or_else(|| "any".to_owned()),
         route.path.clone(),
-        access(route.access, &route.require),
+        access(route.access, &route.require) + &bodies(route),
         upstream(route),
         session(&route.session_header),
         session(&route.session_update),
@@ -93,6 +96,12 @@ fn access(access: Access, require: &[Requirement]) -> String {
         text += &format!("{claim} is {}", any_of.join(" or "));
     }
     text
+}
+
+/// How large a request's body may be, where the route says it.
+fn bodies(route: &Route) -> String {
+    let most = |bytes| format!(", bodies of {bytes} bytes at most");
+    route.body_bytes.map(most).unwrap_or_default()
 }
 
 /// What becomes of open connections.
@@ -173,6 +182,7 @@ server.http = "127.0.0.1:1080"
 server.admin = "[::1]:1090"
 server.public_urls = ["https://app.example", "https://app.example:8443"]
 server.certificate = [{ cert = "c.pem", key = "c.key" }]
+server.handover = "/run/v.sock"
 server.trusted_proxies = ["10.0.0.0/8"]
 server.proxy_protocol = ["https"]
 server.client_certificates = { ca = "c.pem", mode = "required" }
@@ -204,6 +214,7 @@ gateway.toml is right.
 https   127.0.0.1:1443, as https://app.example, https://app.example:8443
 http    127.0.0.1:1080, redirects to https
 admin   [::1]:1090
+next    a process that is started takes over, at /run/v.sock
 proxies 10.0.0.0/8 begin with a PROXY header on https
 clients have to show a certificate, signed by one of 1 in server.client_certificates.ca
 login   /auth at https://t.example/ as me

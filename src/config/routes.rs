@@ -7,6 +7,7 @@ use http::HeaderName;
 
 use super::address::{host, path};
 use super::parse::{Wrong, claim_path, header_name};
+use super::server::body_bytes;
 use super::table::{Item, Table, filled, flag};
 use super::upstream::{health, upstreams};
 use super::value::{ClaimPath, Keys, Origin};
@@ -52,6 +53,7 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
     let session_header = t.key("session_header", "true", |i| keys(i, &[]));
     let access_token = t.key("access_token", "false", flag);
     let close_on_session_end = t.key("close_on_session_end", "true", flag);
+    let body_bytes = t.optional("body_bytes", body_bytes);
 
     fits_access(t, access?, access_token, sticky)?;
     if host.is_none() && t.has("host") {
@@ -71,6 +73,7 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
         session_header: session_header?,
         access_token: access_token?,
         close_on_session_end: close_on_session_end?,
+        body_bytes,
     })
 }
 

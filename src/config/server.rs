@@ -1,6 +1,7 @@
 //! `[server]` and the tables in it: from the file to [`Server`].
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::thread;
 
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ use super::address::origin;
 use super::certificate::{certificates, is_good_for, load};
 use super::parse::Wrong;
 use super::routes::Surroundings;
-use super::table::{Item, Table, file_path};
+use super::table::{Item, Table, file_path, path};
 use super::value::Origin;
 use super::{
     Certificate, ClientCertificates, ClientCertificatesMode, Limits, ProxyProtocol, Server,
@@ -23,6 +24,7 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
     let https = t.key("https", "'0.0.0.0:8443'", address);
     let http = t.optional("http", address);
     let admin = t.optional("admin", address);
+    let handover = t.optional("handover", socket_path);
     let public_urls = t.key("public_urls", "['https://localhost:8443']", public_urls);
     let trusted_proxies = t.key("trusted_proxies", "[]", |i| i.list(network));
     let proxy_protocol = t.key("proxy_protocol", "[]", proxy_protocol);
@@ -47,6 +49,7 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
         https: https?,
         http,
         admin,
+        handover,
         public_urls: public_urls?,
         trusted_proxies: trusted_proxies?,
         proxy_protocol: proxy_protocol?,
@@ -61,9 +64,15 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
 fn limits(t: &mut Table<'_>) -> Option<Limits> {
     let header_bytes = t.key("header_bytes", "'64KiB'", |i| i.size("8KiB", "1MiB"));
     let headers = t.key("headers", "100", |i| i.number(1, 1000));
+    let target_bytes = t.key("target_bytes", "'16KiB'", |i| i.size("1KiB", "60KiB"));
     let header_time = t.key("header_time", "'10s'", |i| i.time("1ms", "1h"));
     let handshake_time = t.key("handshake_time", "'10s'", |i| i.time("1ms", "1h"));
     let idle_time = t.key("idle_time", "'75s'", |i| i.time("1ms", "1d"));
+    let body_bytes = t.optional("body_bytes", body_bytes);
+    let body_time = t.key("body_time", "'60s'", |i| i.time("1ms", "1d"));
+    let requests = t.key("requests", "10000", |i| i.number(1, 1_000_000));
+    let client_connections = t.optional("client_connections", |i| i.number(1, 1_000_000));
+    let client_logins = t.optional("client_logins", |i| i.number(1, 1_000_000));
     let connections = t.key("connections", "10000", |i| i.number(1, 1_000_000));
     let streams = t.key("streams", "100", |i| i.number(1, 10_000));
     let connect_time = t.key("connect_time", "'5s'", |i| i.time("1ms", "1h"));
@@ -72,15 +81,26 @@ fn limits(t: &mut Table<'_>) -> Option<Limits> {
     Some(Limits {
         header_bytes: header_bytes?,
         headers: headers?,
+        target_bytes: target_bytes?,
         header_time: header_time?,
         handshake_time: handshake_time?,
         idle_time: idle_time?,
+        body_bytes,
+        body_time: body_time?,
+        requests: requests?,
+        client_connections,
+        client_logins,
         connections: connections?,
         streams: streams?,
         connect_time: connect_time?,
         response_time: response_time?,
         drain_time: drain_time?,
     })
+}
+
+/// The most that a request's body may have.
+pub(super) fn body_bytes(item: &Item<'_>) -> Option<usize> {
+    item.size("1B", "1024GiB")
 }
 
 fn certificate(t: &mut Table<'_>) -> Option<(Certificate, CertifiedKey)> {
@@ -157,6 +177,16 @@ fn address(item: &Item<'_>) -> Option<SocketAddr> {
             )
         })
     })
+}
+
+/// Where a unix socket can be: Linux takes 107 bytes.
+fn socket_path(item: &Item<'_>) -> Option<PathBuf> {
+    let path = path(item)?;
+    if path.as_os_str().len() > 107 {
+        let message = format!("{} is too long for a socket: 107 bytes at most", path.display());
+        return item.wrong(Wrong::new(message, r#"write a short path: "/run/vestibule/handover""#));
+    }
+    Some(path)
 }
 
 /// Two listeners on one address: the second could not start.

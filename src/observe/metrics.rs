@@ -135,6 +135,7 @@ struct Counters {
     connections: AtomicU64,
     dropped_lines: AtomicU64,
     broken_http2: AtomicU64,
+    refused_connections: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -203,6 +204,7 @@ impl Metrics {
             connections: AtomicU64::default(),
             dropped_lines: AtomicU64::default(),
             broken_http2: AtomicU64::default(),
+            refused_connections: AtomicU64::default(),
         });
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
         WorkerMetrics::of(counters, &self.routes)
@@ -274,6 +276,11 @@ impl WorkerMetrics {
         add(&self.counters.broken_http2);
     }
 
+    /// A connection was closed because its client has too many.
+    pub fn refused_connection(&self) {
+        add(&self.counters.refused_connections);
+    }
+
     /// A login, logout or refresh came to this.
     pub fn login(&self, outcome: LoginOutcome) {
         for ((known, _), counter) in OUTCOMES.iter().zip(&self.counters.logins) {
@@ -334,6 +341,9 @@ impl fmt::Debug for Metrics {
 
 type Labels = Vec<(&'static str, String)>;
 
+const TOO_MANY: &str = "Connections closed because their clients have too many";
+const BROKEN: &str = "Connections closed because their clients break HTTP/2";
+
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = &self.0;
@@ -342,6 +352,7 @@ impl Collector for Scrape {
         let applied = all.sum(|c| c.applied.load(Relaxed));
         let lost = all.sum(|c| c.lost.load(Relaxed));
         let dropped = all.sum(|c| c.dropped_lines.load(Relaxed));
+        let refused = all.sum(|c| c.refused_connections.load(Relaxed));
         let broken = all.sum(|c| c.broken_http2.load(Relaxed));
         for (name, help, rows) in [
             ("vestibule_requests", "Requests answered", all.requests()),
@@ -362,11 +373,8 @@ impl Collector for Scrape {
             ),
             ("vestibule_upstream_checks", "Health checks by outcome", checks(&upstreams)),
             ("vestibule_config_reloads", "Configurations read while serving", all.reloads()),
-            (
-                "vestibule_http2_connections_broken",
-                "Connections closed because their clients break HTTP/2",
-                one(broken),
-            ),
+            ("vestibule_connections_refused", TOO_MANY, one(refused)),
+            ("vestibule_http2_connections_broken", BROKEN, one(broken)),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (labels, value) in &rows {
@@ -379,22 +387,7 @@ impl Collector for Scrape {
                 }
             }
         }
-        let open = all.sum(|c| c.connections.load(Relaxed));
-        let since = all.configured_at.load(Relaxed);
-        let taken = "When the configuration in force was taken";
-        for (name, help, unit, value) in [
-            ("vestibule_open_connections", "Connections of browsers", None, open),
-            ("vestibule_config_timestamp", taken, Some(&Unit::Seconds), since),
-        ] {
-            encoder
-                .encode_descriptor(name, help, unit, MetricType::Gauge)?
-                .encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
-        }
-        let (name, help) = ("vestibule_upstream_up", "Whether an upstream is not left out");
-        let mut up = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for one in &upstreams {
-            up.encode_family(&upstream(one))?.encode_gauge(&i64::from(one.is_in))?;
-        }
+        encode_gauges(all, &upstreams, &mut encoder)?;
         for (name, help, of) in HISTOGRAMS {
             let kind = MetricType::Histogram;
             let metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
@@ -402,6 +395,31 @@ impl Collector for Scrape {
         }
         Ok(())
     }
+}
+
+/// What goes up and down.
+fn encode_gauges(
+    all: &Metrics,
+    upstreams: &[UpstreamNumbers],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> fmt::Result {
+    let open = all.sum(|c| c.connections.load(Relaxed));
+    let since = all.configured_at.load(Relaxed);
+    let taken = "When the configuration in force was taken";
+    for (name, help, unit, value) in [
+        ("vestibule_open_connections", "Connections of browsers", None, open),
+        ("vestibule_config_timestamp", taken, Some(&Unit::Seconds), since),
+    ] {
+        encoder
+            .encode_descriptor(name, help, unit, MetricType::Gauge)?
+            .encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
+    }
+    let (name, help) = ("vestibule_upstream_up", "Whether an upstream is not left out");
+    let mut up = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for one in upstreams {
+        up.encode_family(&upstream(one))?.encode_gauge(&i64::from(one.is_in))?;
+    }
+    Ok(())
 }
 
 impl Counters {

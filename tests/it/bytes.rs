@@ -3,8 +3,10 @@
 
 use crate::support::app::Seen;
 
+mod differential;
 mod http1;
 mod http2;
+mod readers;
 mod script;
 
 pub(crate) use script::bytes;

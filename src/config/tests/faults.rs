@@ -38,7 +38,7 @@ gateway.toml:4:42: server.public_urls: is not an https origin
 gateway.toml:5:1: server.prot: unknown key
 5 | prot = *
   | ^^^^
-  = known here: admin, certificate, client_certificates, http, https, limits, proxy_protocol, public_urls, trusted_proxies, workers
+  = known here: admin, certificate, client_certificates, handover, http, https, limits, proxy_protocol, public_urls, trusted_proxies, workers
 gateway.toml:10:11: server.limits.headers: is out of bounds
 10 | headers = 0
    |           ^
@@ -415,4 +415,11 @@ fn a_listener_that_nobody_may_speak_to_is_an_error() {
     assert!(other.starts_with("server.proxy_protocol: is none of its words"), "{other}");
     let right = site.right(&with("server", &format!("proxy_protocol = ['https']\n{trusted}")));
     assert_eq!(right.server.proxy_protocol, ProxyProtocol { https: true, http: false });
+}
+
+#[test]
+fn a_path_that_no_socket_can_have_is_an_error() {
+    let site = Site::new();
+    let said = only_fault(&site, &with("server", &format!("handover = '/{}'", "x".repeat(107))));
+    assert!(said.starts_with("server.handover: ") && said.contains("107 bytes"), "{said}");
 }

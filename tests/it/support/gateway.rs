@@ -25,10 +25,29 @@ pub(crate) struct Builder {
     ready: bool,
     one_certificate: bool,
     files: Vec<(&'static str, String)>,
+    launcher: Vec<&'static str>,
+}
+
+/// A process that is not the gateway any more. It is killed with its value.
+pub(crate) struct Before(Child);
+
+impl Before {
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        until("the process before ends", async || self.0.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A running gateway. It is killed with its value.
 pub(crate) struct Gateway {
+    launcher: Vec<&'static str>,
     /// Its first public origin.
     pub(crate) url: Url,
     admin: Url,
@@ -50,6 +69,7 @@ impl Gateway {
             ready: true,
             one_certificate: false,
             files: Vec::new(),
+            launcher: Vec::new(),
         }
     }
 
@@ -124,8 +144,19 @@ impl Gateway {
         self.signal("TERM");
         let status = self.ended().await;
         assert!(status.success(), "{status}: {}", self.log());
-        self.child = spawn(self.directory.path());
+        self.child = spawn(self.directory.path(), &self.launcher);
         self.reachable(true).await;
+    }
+
+    /// Starts the next process beside this one, with the same file.
+    pub(crate) fn start_next(&mut self) -> Before {
+        let next = spawn(self.directory.path(), &self.launcher);
+        Before(std::mem::replace(&mut self.child, next))
+    }
+
+    /// The process before is the gateway again.
+    pub(crate) fn keep(&mut self, before: &mut Before) {
+        std::mem::swap(&mut self.child, &mut before.0);
     }
 
     /// The process.
@@ -141,7 +172,7 @@ impl Gateway {
 
     /// Starts it again after a [`Gateway::kill`], with the same file.
     pub(crate) async fn start_again(&mut self) {
-        self.child = spawn(self.directory.path());
+        self.child = spawn(self.directory.path(), &self.launcher);
         self.reachable(true).await;
     }
 
@@ -268,6 +299,11 @@ impl Builder {
         self
     }
 
+    /// Starts it by this command, which gets the gateway's own behind it.
+    pub(crate) fn launched_by(self, command: &[&'static str]) -> Self {
+        Self { launcher: command.to_vec(), ..self }
+    }
+
     /// All hosts have the same certificate.
     pub(crate) fn one_certificate(mut self) -> Self {
         self.one_certificate = true;
@@ -301,8 +337,9 @@ impl Builder {
         fs::write(path.join("gateway.toml"), self.text(http, admin)).unwrap();
         let host = &self.hosts[0];
         let url = |scheme, port| Url::parse(&format!("{scheme}://{host}:{port}/")).unwrap();
-        let child = spawn(path);
+        let child = spawn(path, &self.launcher);
         let mut gateway = Gateway {
+            launcher: self.launcher,
             url: url("https", self.port),
             admin: url("http", admin),
             http: url("http", http),
@@ -359,11 +396,13 @@ impl Builder {
     }
 }
 
-fn spawn(directory: &Path) -> Child {
+fn spawn(directory: &Path, launcher: &[&str]) -> Child {
     let file =
         |name: &str| File::options().create(true).append(true).open(directory.join(name)).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_vestibule"))
-        .args(["serve", "-c", "gateway.toml"])
+    let words =
+        [launcher, &[env!("CARGO_BIN_EXE_vestibule"), "serve", "-c", "gateway.toml"]].concat();
+    Command::new(words[0])
+        .args(&words[1..])
         .current_dir(directory)
         // For apps and providers behind TLS.
         .env("SSL_CERT_FILE", "authority.pem")
