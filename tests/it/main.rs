@@ -41,6 +41,7 @@ mod races;
 mod redirects;
 mod reload;
 mod restart;
+mod semantics;
 mod session;
 mod stripping;
 mod three_gateways;
