@@ -15,9 +15,8 @@
 //! | `pool` | which connection is used again, and when is it free? |
 //! | `http1` | what is said over one? |
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use crate::body::Body;
@@ -113,7 +112,7 @@ struct Many {
 struct Place {
     channel: Channel,
     condition: Arc<Condition>,
-    under_way: Rc<Cell<u32>>,
+    under_way: Arc<AtomicU32>,
     spread: u64,
 }
 
@@ -123,7 +122,7 @@ impl Upstreams {
         let place = |known: &Known| Place {
             channel: Channel::new(known, &directory.limits, outbox),
             condition: known.condition.clone(),
-            under_way: Rc::default(),
+            under_way: Arc::default(),
             spread: spread(&known.upstream.url.to_string()),
         };
         let places: Vec<Place> = directory.known.iter().map(place).collect();
@@ -193,7 +192,7 @@ impl Many {
             match place.channel.send(request).await {
                 Ok(response) => {
                     place.condition.answered();
-                    return Ok(response.map(|body| under_way.until_the_end_of(body)));
+                    return Ok(under_way.until_the_end_of(response));
                 }
                 Err(NoResponse::Sent(error)) => {
                     // SECURITY: whoever sends a body can break the exchange, by breaking the body

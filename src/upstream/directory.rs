@@ -199,3 +199,50 @@ pub struct Numbers {
     /// How many checks have passed and how many have failed, if there are any.
     pub checks: Option<[u64; 2]>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::condition::Fault;
+    use super::*;
+    use crate::config::sample;
+
+    fn directory(check_every: Option<u64>, before: Option<&Directory>) -> Directory {
+        let tls =
+            ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+        let health = check_every.map(|seconds| HealthCheck {
+            path: "/up".parse().unwrap(),
+            host: None,
+            interval: Duration::from_secs(seconds),
+            timeout: Duration::from_secs(1),
+            status: None,
+            down_after: 1,
+            up_after: 1,
+        });
+        let routes = [Route { health, ..sample::route() }, sample::route()];
+        Directory::new(&routes, &sample::limits(), &Arc::new(tls), before).unwrap()
+    }
+
+    #[test]
+    fn routes_that_name_one_upstream_share_what_is_known_of_it() {
+        let directory = directory(Some(1), None);
+        assert_eq!(directory.known.len(), 1);
+        assert_eq!(directory.known[0].checks.len(), 1);
+        assert!(directory.routes.iter().flatten().all(|entry| entry.index == 0));
+    }
+
+    #[test]
+    fn what_was_known_outlives_a_reload_unless_it_is_checked_in_another_way() {
+        let before = directory(Some(1), None);
+        before.known[0].condition.failed(Fault::Unreachable);
+        let state = |directory: &Directory| directory.known[0].condition.state();
+        assert_eq!(state(&directory(Some(1), Some(&before))), State::Out);
+        assert_eq!(state(&directory(Some(2), Some(&before))), State::In);
+        assert_eq!(state(&directory(None, Some(&before))), State::In);
+    }
+}

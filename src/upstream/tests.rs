@@ -1,7 +1,9 @@
 //! Upstreams of the test's own, most of them hostile: scripts on a socket, that close, stall, lie
 //! and send too much.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::authority::{Authority, Pair};
 use crate::support::wire::authority_of;
-use crate::support::{App, Ask, Gateway, PROTOCOLS, Provider, Reply, Stage, raw, until};
+use crate::support::{App, Ask, Gateway, PROTOCOLS, Provider, Raw, Reply, Stage, raw, until};
 
 /// Says its name.
 async fn named(name: &'static str) -> App {
@@ -383,4 +383,51 @@ async fn checks_are_not_waited_for() {
     for _ in 0..30 {
         assert_eq!(browser.fetch("/").await.status, 200);
     }
+}
+
+/// WebSockets last: they count as long as they are open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_websockets_are_spread_evenly_and_closed_ones_are_forgotten() {
+    let provider = Provider::start().await;
+    let app = |name: &'static str| {
+        App::by_hand(move |mut peer| async move {
+            peer.request().await;
+            let head = format!(
+                "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                 X-App: {name}\r\n\r\n"
+            );
+            let _ = peer.write(head).await;
+            while !peer.some().await.is_empty() {}
+        })
+    };
+    let (one, other) = (app("one").await, app("other").await);
+    let gateway = Gateway::with(&provider)
+        .server("workers = 1")
+        .route_to("/", &[&one.url, &other.url], r#"access = "public""#)
+        .start()
+        .await;
+    let open = async || {
+        let mut raw = Raw::open(&gateway).await;
+        let host = authority_of(&gateway.url);
+        raw.send(format!(
+            "GET / HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        ))
+        .await;
+        let head = raw.until("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        (raw, head.to_ascii_lowercase().contains("x-app: one"))
+    };
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        sockets.push(open().await);
+    }
+    assert_eq!((one.seen().len(), other.seen().len()), (10, 10));
+    sockets.retain(|(_, of_one)| !of_one);
+    assert_eq!(sockets.len(), 10);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    for _ in 0..10 {
+        sockets.push(open().await);
+    }
+    assert_eq!((one.seen().len(), other.seen().len()), (20, 10));
 }
