@@ -223,6 +223,17 @@ async fn run(
     Ok(())
 }
 
+/// What the upstreams' directory tells the numbers.
+fn upstream_numbers(directory: &Directory) -> Vec<UpstreamNumbers> {
+    let numbers = directory.numbers().map(|one| UpstreamNumbers {
+        upstream: one.upstream,
+        is_in: one.is_in,
+        ejections: one.ejections,
+        checks: one.checks,
+    });
+    numbers.collect()
+}
+
 /// How long the listeners without TLS are waited for: their answers are at hand.
 const SMALL_TIME: Duration = Duration::from_secs(1);
 
@@ -233,17 +244,6 @@ enum End {
     Signal,
     /// Another process serves in its place.
     HandedOver,
-}
-
-/// What the upstreams' directory tells the numbers.
-fn upstream_numbers(directory: &Directory) -> Vec<UpstreamNumbers> {
-    let numbers = directory.numbers().map(|one| UpstreamNumbers {
-        upstream: one.upstream,
-        is_in: one.is_in,
-        ejections: one.ejections,
-        checks: one.checks,
-    });
-    numbers.collect()
 }
 
 /// The workers' threads.

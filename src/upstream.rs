@@ -6,8 +6,10 @@
 //! | `directory` | which upstreams are there? |
 //! | `balance` | which of several is asked? |
 //! | `condition` | is it worth asking? |
+//! | `witness` | whose fault is it that it did not answer? |
 //! | `health` | is it well, when nobody asks for anything else? |
 //! | `connect` | how is an upstream reached: TCP, TLS, a unix socket? |
+//! | `names` | where is it, and where is it no more? |
 //! | `channel` | in which protocol? |
 //! | `http2` | how are many requests sent over one connection? |
 //! | `pool` | which connection is used again, and when is it free? |
@@ -32,7 +34,9 @@ mod directory;
 mod health;
 mod http1;
 mod http2;
+mod names;
 mod pool;
+mod witness;
 
 use balance::{Balance, Except, Member, UnderWay, spread};
 use channel::Channel;
@@ -42,6 +46,7 @@ use directory::{Entry, Known};
 pub use http1::{ExchangeError, Switched};
 pub use http2::Http2Error;
 use pool::NoResponse;
+use witness::Witness;
 
 /// Why there is no response from an upstream.
 #[derive(Debug, Error)]
@@ -173,12 +178,12 @@ impl Many {
     /// Where no connection can be had nothing was sent, and another upstream is asked.
     async fn send(
         &self,
-        mut request: Request<Body>,
+        request: Request<Body>,
         session: Option<u64>,
     ) -> Result<Response<Body>, UpstreamError> {
-        // SECURITY: whoever sends a body can break the exchange, by breaking the body off. They
-        // must not be able to have an upstream left out.
-        let blames = !matches!(request.body(), Body::Stream(_));
+        let (parts, body) = request.into_parts();
+        let (witness, body) = Witness::of(body);
+        let mut request = Request::from_parts(parts, body);
         let mut failed = UpstreamError::None;
         let mut tried = Except::default();
         while let Some(index) = self.balance.choose(tried, session) {
@@ -191,7 +196,9 @@ impl Many {
                     return Ok(response.map(|body| under_way.until_the_end_of(body)));
                 }
                 Err(NoResponse::Sent(error)) => {
-                    if blames {
+                    // SECURITY: whoever sends a body can break the exchange, by breaking the body
+                    // off. They must not be able to have an upstream left out.
+                    if witness.has_seen_all() {
                         place.condition.failed(Fault::Broken);
                     }
                     return Err(error);

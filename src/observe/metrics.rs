@@ -341,6 +341,9 @@ impl fmt::Debug for Metrics {
 
 type Labels = Vec<(&'static str, String)>;
 
+const TOO_MANY: &str = "Connections closed because their clients have too many";
+const BROKEN: &str = "Connections closed because their clients break HTTP/2";
+
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = &self.0;
@@ -364,22 +367,14 @@ impl Collector for Scrape {
             ),
             ("vestibule_access_lines_dropped", "Access lines not written", one(dropped)),
             (
-                "vestibule_connections_refused",
-                "Connections closed because their clients have too many",
-                one(refused),
-            ),
-            (
                 "vestibule_upstream_ejections",
                 "How often an upstream was left out because it failed",
                 upstreams.iter().map(|one| (upstream(one), one.ejections)).collect(),
             ),
             ("vestibule_upstream_checks", "Health checks by outcome", checks(&upstreams)),
             ("vestibule_config_reloads", "Configurations read while serving", all.reloads()),
-            (
-                "vestibule_http2_connections_broken",
-                "Connections closed because their clients break HTTP/2",
-                one(broken),
-            ),
+            ("vestibule_connections_refused", TOO_MANY, one(refused)),
+            ("vestibule_http2_connections_broken", BROKEN, one(broken)),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (labels, value) in &rows {

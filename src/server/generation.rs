@@ -52,8 +52,8 @@ impl Generation {
     pub(super) fn first(config: Config) -> Result<Self, StartError> {
         let client_tls = tls::roots()?;
         let provider = Arc::new(Provider::new(&config.provider, &client_tls)?);
-        let pace = Arc::default();
-        Self::new(config, &client_tls, provider, Arc::default(), pace, Tickets::new()?, None)
+        let (refreshes, pace) = Default::default();
+        Self::new(config, &client_tls, provider, refreshes, pace, Tickets::new()?, None)
     }
 
     /// Ends when logins are possible.

@@ -50,3 +50,4 @@ mod trailers;
 mod update;
 mod upgrade;
 mod upstreams;
+mod websocket_http2;
