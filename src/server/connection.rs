@@ -218,7 +218,7 @@ impl Connections {
             let said_goodbye = ended.as_ref().err().is_none_or(hyper::Error::is_parse);
             self.ended_http1(ended, client);
             if let Some(parts) = connection.into_parts().filter(|_| said_goodbye) {
-                linger(parts.io.into_inner()).await;
+                linger(parts.io.into_inner().inner.inner).await;
             }
         }
     }
@@ -262,7 +262,7 @@ impl Connections {
             stream.shutdown().await
         };
         if let Ok(Ok(())) = tokio::time::timeout(LINGER, telling).await {
-            linger(stream).await;
+            linger(stream.inner.inner).await;
         }
     }
 
@@ -393,8 +393,9 @@ fn http2(limits: &Limits) -> http2::Builder<Local> {
     builder
 }
 
-/// Reads on for a moment where the gateway has said the last word: a connection that is closed with
-/// bytes unread is reset, and its client may lose what it was told (RFC 9112, section 9.6).
+/// Reads on for a moment, past who looks at heads, where the gateway has said the last word: a
+/// connection that is closed with bytes unread is reset, and its client may lose what it was told
+/// (RFC 9112, section 9.6).
 async fn linger(mut stream: impl AsyncRead + Unpin) {
     let rest = async {
         let mut buffer = [0; 1024];

@@ -323,8 +323,11 @@ async fn play(gateway: &Gateway, app: &App, story: &Story) -> Outcome {
 async fn every_connection_of_frames_has_its_answer() {
     let provider = Provider::start().await;
     let app = App::plain().await;
-    let gateway =
-        Gateway::with(&provider).route_with("/", &app, r#"access = "public""#).start().await;
+    let gateway = Gateway::with(&provider)
+        .limits("body_time = \"1s\"")
+        .route_with("/", &app, r#"access = "public""#)
+        .start()
+        .await;
     let mut wrong = String::new();
     let stories = stories(include_str!("http2.txt"));
     for story in &stories {
