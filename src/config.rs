@@ -120,6 +120,8 @@ pub struct Server {
     pub proxy_protocol: ProxyProtocol,
     /// `[[server.certificate]]`; at least one. Server names pick; the first is the default.
     pub certificates: Vec<Certificate>,
+    /// `[server.acme]`; there where any certificate is ordered.
+    pub acme: Option<Acme>,
     /// `[server.client_certificates]`; absent: clients are not asked for one.
     pub client_certificates: Option<ClientCertificates>,
     /// `workers`: threads that serve requests; default: one a core.
@@ -144,6 +146,21 @@ pub struct Certificate {
     pub cert: PathBuf,
     /// `key`: PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,
+    /// `acme`: the names for which the gateway orders it; empty: somebody else puts it there.
+    pub acme: Vec<String>,
+}
+
+/// `[server.acme]`: the authority that the gateway orders certificates from (RFC 8555).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acme {
+    /// `directory`, default Let's Encrypt's.
+    pub directory: String,
+    /// `contact`: whom the authority may write to, as `mailto:` URLs.
+    pub contact: Vec<String>,
+    /// `account`, default `acme-account.json`: where the account and its key are kept.
+    pub account: PathBuf,
+    /// `ca`: whom to trust beside the machine's own roots at the directory's address.
+    pub authorities: Vec<CertificateDer<'static>>,
 }
 
 /// `[server.client_certificates]`: TLS in which the client proves itself, too.

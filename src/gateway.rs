@@ -30,7 +30,7 @@ use crate::observe::metrics::{RouteLabel, WorkerMetrics};
 use crate::observe::request::{Names, RequestId, RequestIds, Seen, tell_unreadable};
 use crate::outbox::Outbox;
 use crate::page;
-use crate::peer::{ClientCertificate, Peer};
+use crate::peer::{ClientCertificate, Peer, Tunnel};
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
 use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
@@ -158,6 +158,9 @@ impl Gateway {
             Target::Upstream(index) => index,
             Target::Auth(endpoint) => {
                 seen.route = RouteLabel::Auth;
+                if head.extensions.get::<Tunnel>().is_some() {
+                    return Err(no_websocket());
+                }
                 if endpoint == Endpoint::Login {
                     self.login.admit(seen.client)?;
                 }
@@ -341,6 +344,11 @@ fn overloaded() -> Failure {
         "Too much is going on right now. Try again in a moment.",
     )
     .retry_after(Duration::from_secs(1))
+}
+
+/// Success would say that there is one.
+fn no_websocket() -> Failure {
+    Failure::new(StatusCode::BAD_REQUEST, "no_websocket", "There is no WebSocket at this address.")
 }
 
 /// A request's room among those that wait for their responses.

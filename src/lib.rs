@@ -6,6 +6,8 @@
 //! a runtime and upstream connections of its own; the TLS handshake picks a certificate by name and
 //! HTTP/1.1 or HTTP/2; from here on the connection is a [`peer::Peer`], and a watch sees to it that
 //! nobody holds it without using it.
+//! When `gateway.toml` has changed, each worker takes another gateway over between two requests, and
+//! what is under way ends with the one that it began with.
 //!
 //! Each request goes to its worker's [`gateway`], the page to read. [`route`] says which public
 //! origin and which route it is for, and refuses what could be read in two ways. [`session`] finds

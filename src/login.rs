@@ -51,6 +51,7 @@ mod return_to;
 mod token_endpoint;
 
 pub use client_authentication::KeyError;
+pub use http_client::HttpClient;
 pub use pace::Pace;
 pub use provider::{Provider, ProviderError};
 pub use refresh::Refreshes;

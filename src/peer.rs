@@ -1,8 +1,10 @@
 //! The other end of a connection: found out once, at its beginning, and the same for every request
 //! on it. It knows no headers.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Who is connected, and to whom they think they are.
 pub struct Peer {
@@ -14,6 +16,20 @@ pub struct Peer {
     pub same_certificate: Box<dyn Fn(&str) -> bool>,
     /// The client's own certificate, verified.
     pub certificate: Option<Rc<ClientCertificate>>,
+}
+
+/// In the extensions of a request over HTTP/2 that is to become a WebSocket (RFC 8441), in the form
+/// that it has over HTTP/1.1: a GET. As long as it lives its connection is in use.
+#[derive(Clone)]
+pub struct Tunnel {
+    _use: Arc<dyn Any + Send + Sync>,
+}
+
+impl Tunnel {
+    /// `in_use` is dropped with the last clone.
+    pub fn new(in_use: impl Any + Send + Sync) -> Self {
+        Self { _use: Arc::new(in_use) }
+    }
 }
 
 /// What is told of a client's certificate.

@@ -16,8 +16,9 @@
 //! | `connection` | TLS, HTTP, and when does a connection end? |
 //! | `heads` | which bytes does the HTTP/1.1 parser never get? |
 //! | `watch` | what does a connection do, or not do? |
+//! | `acme` | how does the gateway get a certificate? |
 //! | `tls` | which certificate, which protocol? |
-//! | `client_certificate` | whose certificate does the client have? |
+//! | `client_certificate`, `der` | whose certificate does the client have? |
 //! | `coalesce` | how does HTTP/2 write less often? |
 //! | `proxy_protocol` | for whom does a load balancer speak? |
 //! | `plain` | the listeners without TLS: redirect, admin |
@@ -48,10 +49,12 @@ use crate::session::memory::Bounds;
 use crate::upstream::Directory;
 
 mod accept;
+mod acme;
 mod client_certificate;
 mod clients;
 mod coalesce;
 mod connection;
+mod der;
 mod generation;
 mod handover;
 mod heads;
@@ -65,6 +68,7 @@ mod tls;
 mod watch;
 mod worker;
 
+use acme::Challenges;
 use generation::Generation;
 use listen::Listeners;
 use relief::{ForNext, Relief};
@@ -180,9 +184,11 @@ async fn run(
     let workers = Workers::start(https, &shared, &in_force.handed(), &stopped)?;
     drop(shared);
 
+    let challenges = Arc::new(Challenges::default());
+    let orders = tokio::task::spawn_local(acme::keep(in_force.handed(), challenges.clone()));
     let redirects = http.map(|listener| {
         let permits = in_force.redirect_permits.semaphore();
-        plain::redirect(listener, permits, in_force.handed(), stopped)
+        plain::redirect(listener, permits, in_force.handed(), challenges, stopped)
     });
     let answers = admin.map(|listener| {
         let (handed, sessions) = (in_force.handed(), in_force.health.clone());
@@ -197,6 +203,7 @@ async fn run(
 
     let end = signals.wait_for_end(&mut in_force, for_next.as_ref()).await;
     tracing::info!("stopping: requests under way may finish");
+    orders.abort();
     // Nobody is to wait at a socket that nobody takes connections from any more.
     drop(for_next);
     // The workers hold receivers as long as they live.
@@ -308,13 +315,14 @@ impl Signals {
         };
         let mut relieved = std::pin::pin!(relieved);
         loop {
-            let again = async {
+            // Boxed: reading a file takes room that waiting does not need.
+            let again = Box::pin(async {
                 tokio::select! {
                     _ = hang_up.recv() => {}
                     () = in_force.changed() => {}
                 }
                 in_force.reload().await;
-            };
+            });
             tokio::select! {
                 _ = terminate.recv() => return End::Signal,
                 _ = interrupt.recv() => return End::Signal,

@@ -18,6 +18,10 @@ pub(super) fn explain(name: &str, config: &Config, out: &mut impl Write) -> io::
     if let Some(admin) = server.admin {
         writeln!(out, "admin   {admin}")?;
     }
+    let ordered = list(server.certificates.iter().flat_map(|certificate| &certificate.acme));
+    if let Some(acme) = server.acme.as_ref().filter(|_| !ordered.is_empty()) {
+        writeln!(out, "orders  certificates for {ordered} from {}", acme.directory)?;
+    }
     if let Some(path) = &server.handover {
         writeln!(out, "next    a process that is started takes over, at {}", path.display())?;
     }
@@ -181,7 +185,8 @@ server.https = "127.0.0.1:1443"
 server.http = "127.0.0.1:1080"
 server.admin = "[::1]:1090"
 server.public_urls = ["https://app.example", "https://app.example:8443"]
-server.certificate = [{ cert = "c.pem", key = "c.key" }]
+server.certificate = [{ cert = "c.pem", key = "c.key", acme = ["app.example"] }]
+server.acme = { contact = ["mailto:ops@example.com"] }
 server.handover = "/run/v.sock"
 server.trusted_proxies = ["10.0.0.0/8"]
 server.proxy_protocol = ["https"]
@@ -214,6 +219,7 @@ gateway.toml is right.
 https   127.0.0.1:1443, as https://app.example, https://app.example:8443
 http    127.0.0.1:1080, redirects to https
 admin   [::1]:1090
+orders  certificates for app.example from https://acme-v02.api.letsencrypt.org/directory
 next    a process that is started takes over, at /run/v.sock
 proxies 10.0.0.0/8 begin with a PROXY header on https
 clients have to show a certificate, signed by one of 1 in server.client_certificates.ca

@@ -17,6 +17,7 @@ pub(crate) fn config() -> Config {
             trusted_proxies: vec![],
             proxy_protocol: ProxyProtocol::default(),
             certificates: vec![],
+            acme: None,
             client_certificates: None,
             workers: 1,
             limits: limits(),

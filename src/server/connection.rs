@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -44,7 +44,7 @@ use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
 use crate::observe::request::route_name;
 use crate::outbox::{Outbox, Posted};
-use crate::peer::Peer;
+use crate::peer::{Peer, Tunnel};
 use crate::session::Memory;
 
 /// hyper's own limit of fields, which it checks without an allocation.
@@ -387,6 +387,7 @@ fn http1(limits: &Limits) -> http1::Builder {
 fn http2(limits: &Limits) -> http2::Builder<Local> {
     let mut builder = http2::Builder::new(Local);
     builder
+        .enable_connect_protocol()
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
     builder
@@ -420,7 +421,10 @@ fn exchange(
 ) -> impl Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible, Future: 'static>
 {
     let peer = Rc::new(peer);
-    service_fn(move |request| {
+    service_fn(move |mut request: Request<Incoming>| {
+        if request.method() == Method::CONNECT {
+            tunnel(&mut request, &watch);
+        }
         let (gateway, peer, watch) = (connections.gateway(), peer.clone(), watch.clone());
         let (under_way, connections) = (watch.request(), connections.clone());
         async move {
@@ -433,6 +437,16 @@ fn exchange(
             Ok(response.map(|body| Sent { body, _under_way: under_way, _gateway: gateway }))
         }
     })
+}
+
+/// A WebSocket over HTTP/2 is asked for by CONNECT (RFC 8441, section 4); from here on it is the GET
+/// that it is over HTTP/1.1. Any other CONNECT stays one, and is refused.
+fn tunnel(request: &mut Request<Incoming>, watch: &Arc<Watch>) {
+    let protocol = request.extensions().get::<hyper::ext::Protocol>();
+    if protocol.is_some_and(|protocol| protocol.as_str() == "websocket") {
+        *request.method_mut() = Method::GET;
+        request.extensions_mut().insert(Tunnel::new(watch.request()));
+    }
 }
 
 /// A response's body; while it lasts its request is under way.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::LOCATION;
+use http::header::{CONTENT_TYPE, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::accept::accept;
+use super::acme::Challenges;
 use super::proxy_protocol;
 use super::worker::Handed;
 use crate::body::Body;
@@ -36,11 +37,13 @@ const ADMIN_CONNECTIONS: usize = 64;
 /// How long a connection may be idle, and a head on its way.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Sends every request to the same address over https.
+/// Sends every request to the same address over https, but for an authority's that looks whether a
+/// name is ours (RFC 8555, section 8.3).
 pub(super) fn redirect(
     listener: StdListener,
     permits: Arc<Semaphore>,
     handed: watch::Receiver<Handed>,
+    challenges: Arc<Challenges>,
     stopped: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
     let now = handed.clone();
@@ -50,6 +53,12 @@ pub(super) fn redirect(
         server.proxy_protocol.http.then(|| server.trusted_proxies.clone())
     };
     serve(listener, permits, stopped, proxies, move |head| {
+        if let Some(proof) = challenges.at(head.uri.path()) {
+            let mut response = Response::new(Body::from(proof));
+            let kind = HeaderValue::from_static("application/octet-stream");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            return response;
+        }
         let generation = handed.borrow().generation.clone();
         to_https(&generation.routes, head).unwrap_or_else(|failure| {
             page::render(&failure, head.headers.get(http::header::ACCEPT), &head.method, "-")

@@ -314,6 +314,22 @@ async fn client_logins() -> &'static str {
     }
     assert_eq!(gateway.browser().fetch("/private").await.status, 401, "begins nothing");
     assert_eq!(gateway.browser().fetch("/").await.status, 200);
+    // Behind a trusted proxy each of its clients is one, whatever they say of themselves.
+    let (_provider, gateway) = with(&app, |builder| {
+        builder.server("trusted_proxies = [\"127.0.0.0/8\"]").limits("client_logins = 1")
+    })
+    .await;
+    for (told, status) in [
+        ("192.0.2.1", 303),
+        ("192.0.2.1", 429),
+        ("198.51.100.9, 192.0.2.1", 429),
+        ("192.0.2.2", 303),
+        ("2001:db8::1", 303),
+        ("2001:db8::2", 429),
+    ] {
+        let ask = Ask::page("/auth/login").header("x-forwarded-for", told);
+        assert_eq!(gateway.browser().ask(ask).await.status, status, "{told}");
+    }
     "429 with `Retry-After`"
 }
 

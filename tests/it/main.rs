@@ -12,6 +12,7 @@
 
 mod support;
 
+mod acme;
 mod admin;
 mod backchannel;
 mod bytes;
@@ -41,6 +42,7 @@ mod races;
 mod redirects;
 mod reload;
 mod restart;
+mod semantics;
 mod session;
 mod stripping;
 mod three_gateways;
@@ -49,3 +51,4 @@ mod trailers;
 mod update;
 mod upgrade;
 mod upstreams;
+mod websocket_http2;

@@ -38,7 +38,7 @@ gateway.toml:4:42: server.public_urls: is not an https origin
 gateway.toml:5:1: server.prot: unknown key
 5 | prot = *
   | ^^^^
-  = known here: admin, certificate, client_certificates, handover, http, https, limits, proxy_protocol, public_urls, trusted_proxies, workers
+  = known here: acme, admin, certificate, client_certificates, handover, http, https, limits, proxy_protocol, public_urls, trusted_proxies, workers
 gateway.toml:10:11: server.limits.headers: is out of bounds
 10 | headers = 0
    |           ^
@@ -422,4 +422,37 @@ fn a_path_that_no_socket_can_have_is_an_error() {
     let site = Site::new();
     let said = only_fault(&site, &with("server", &format!("handover = '/{}'", "x".repeat(107))));
     assert!(said.starts_with("server.handover: ") && said.contains("107 bytes"), "{said}");
+}
+
+#[test]
+fn a_certificate_that_nobody_could_issue_is_an_error() {
+    let site = Site::new();
+    let ordered = "cert = 'none.pem'\nkey = 'none.key'\nacme = ['localhost']\n";
+    let source = |server: &str| {
+        let rest = [PROVIDER, SESSION, ROUTE].concat();
+        format!("[server]\n{server}\n[[server.certificate]]\n{ordered}{rest}")
+    };
+    let said = |server: &str| only_fault(&site, &source(server));
+    let acme = "acme = {}\n";
+    let http = "http = '127.0.0.1:8080'\n";
+    assert!(said(acme).contains("no server.http for its proof"));
+    assert!(said(http).contains("there is no [server.acme]"));
+    let config = site.right(&source(&(acme.to_owned() + http)));
+    let acme = config.server.acme.unwrap();
+    assert_eq!(acme.directory, "https://acme-v02.api.letsencrypt.org/directory");
+    assert!(acme.contact.is_empty() && acme.authorities.is_empty());
+    assert!(acme.account.ends_with("acme-account.json") && acme.account.is_absolute());
+    assert_eq!(config.server.certificates[0].acme, ["localhost"]);
+    for (line, key) in [
+        ("acme = { directory = 'http://127.0.0.1/' }", "server.acme.directory"),
+        ("acme = { contact = ['ops@example.com'] }", "server.acme.contact"),
+        ("acme = { contact = ['mailto:ops'] }", "server.acme.contact"),
+        ("acme = { ca = 'none.pem' }", "server.acme.ca"),
+    ] {
+        let wrong = only_fault(&site, &with("server", line));
+        assert!(wrong.starts_with(key), "{wrong}");
+    }
+    // What is there has to be right, whoever puts it there.
+    site.write("none.pem", "no certificate");
+    assert!(said(&(http.to_owned() + "acme = {}")).contains("none.pem"));
 }

@@ -26,6 +26,13 @@ key = "all.key"
 [[server.certificate]]
 cert = "a.pem"
 key = "a.key"
+acme = ["localhost"]
+
+[server.acme]
+directory = "https://ca.example.com/acme"
+contact = ["mailto:ops@example.com"]
+account = "account.json"
+ca = "all.pem"
 
 [server.client_certificates]
 ca = "all.pem"
@@ -143,6 +150,12 @@ fn every_key_of_server_is_read() {
     );
     assert!(certificates.iter().all(|c| c.cert.is_absolute()), "from the file's own directory");
 
+    let ordered: Vec<_> = certificates.iter().map(|one| one.acme.as_slice()).collect();
+    assert_eq!(ordered, [&[][..], &["localhost".to_owned()]]);
+    let Acme { directory, contact, account, authorities } = server.acme.unwrap();
+    assert_eq!(directory, "https://ca.example.com/acme");
+    assert_eq!(contact, ["mailto:ops@example.com"]);
+    assert_eq!((name(&account).as_str(), authorities.len()), ("account.json", 1));
     let clients = server.client_certificates.unwrap();
     assert_eq!((clients.authorities.len(), clients.mode), (1, ClientCertificatesMode::Required));
 
@@ -306,7 +319,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(server.public_urls[0].to_string(), "https://localhost:8443");
     assert_eq!(server.trusted_proxies, []);
     assert_eq!(server.proxy_protocol, ProxyProtocol::default());
-    assert_eq!(server.client_certificates, None);
+    assert_eq!((server.acme, server.client_certificates), (None, None));
     assert_eq!(server.workers, std::thread::available_parallelism().unwrap().get());
     let Limits { header_bytes, headers, header_time, handshake_time, idle_time, .. } =
         server.limits;

@@ -26,6 +26,8 @@ pub(crate) struct Builder {
     one_certificate: bool,
     files: Vec<(&'static str, String)>,
     launcher: Vec<&'static str>,
+    http: Option<u16>,
+    ordered: bool,
 }
 
 /// A process that is not the gateway any more. It is killed with its value.
@@ -70,6 +72,8 @@ impl Gateway {
             one_certificate: false,
             files: Vec::new(),
             launcher: Vec::new(),
+            http: None,
+            ordered: false,
         }
     }
 
@@ -304,6 +308,11 @@ impl Builder {
         Self { launcher: command.to_vec(), ..self }
     }
 
+    /// Orders its certificates itself; its listener without TLS has this port.
+    pub(crate) fn ordering(self, http: u16) -> Self {
+        Self { http: Some(http), ordered: true, ..self }
+    }
+
     /// All hosts have the same certificate.
     pub(crate) fn one_certificate(mut self) -> Self {
         self.one_certificate = true;
@@ -321,7 +330,7 @@ impl Builder {
         let directory = TempDir::new().unwrap();
         let path = directory.path();
         let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
-        for host in &hosts {
+        for host in hosts.iter().filter(|_| !self.ordered) {
             let names = if self.one_certificate { &hosts } else { std::slice::from_ref(host) };
             let Pair { cert, key } = authority().issue(names);
             fs::write(path.join(format!("{host}.pem")), cert).unwrap();
@@ -333,7 +342,7 @@ impl Builder {
         fs::write(path.join("authority.pem"), &authority().pem).unwrap();
         fs::write(path.join("client-secret"), SECRET).unwrap();
         fs::write(path.join("secret"), "a secret of the tests, long enough for all").unwrap();
-        let [http, admin] = [free_port(), free_port()];
+        let [http, admin] = [self.http.unwrap_or_else(free_port), free_port()];
         fs::write(path.join("gateway.toml"), self.text(http, admin)).unwrap();
         let host = &self.hosts[0];
         let url = |scheme, port| Url::parse(&format!("{scheme}://{host}:{port}/")).unwrap();
@@ -366,6 +375,9 @@ impl Builder {
         for host in &self.hosts {
             text +=
                 &format!("[[server.certificate]]\ncert = \"{host}.pem\"\nkey = \"{host}.key\"\n");
+            if self.ordered {
+                text += &format!("acme = [{host:?}]\n");
+            }
         }
         text += &format!("[server.limits]\n{}", self.lines("server.limits"));
         let issuer = &self.issuer;
