@@ -60,7 +60,7 @@ async fn what_has_no_body_has_none_whatever_its_length_and_the_next_answer_is_th
             assert_eq!(browser.fetch("/next").await.text(), "next", "after {method} {path}");
         }
     }
-    assert_eq!(app.connections(), 1, "one connection was good for all of it");
+    assert!(app.connections() <= 2, "a worker's one connection was good for all of it");
     // To the letter, over HTTP/1.1.
     let mut client = Raw::open(&gateway).await;
     for (method, path, _) in BODILESS {
