@@ -356,6 +356,7 @@ pub enum LogFormat {
 
 /// `[[route]]`
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the file")]
 pub struct Route {
     /// `host`: one of the public hosts, as [`Origin::host`]; absent: any of them.
     pub host: Option<String>,
@@ -380,6 +381,8 @@ pub struct Route {
     pub session_header: Keys,
     /// `access_token`, default false: sends `Authorization: Bearer …`.
     pub access_token: bool,
+    /// `client_certificate`, default false: who shows none gets 403.
+    pub client_certificate: bool,
     /// `close_on_session_end`, default true: WebSockets, event streams and other open responses of
     /// a signed-in user are closed when the session has ended or expired.
     pub close_on_session_end: bool,

@@ -176,6 +176,9 @@ impl Gateway {
         };
         let route = self.config.routes.get(index).ok_or_else(misdirected)?;
         seen.route = RouteLabel::Route(index);
+        if route.client_certificate && peer.certificate.is_none() {
+            return Err(uncertified());
+        }
         if route.access.looks_at_session() {
             *visit = self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
         }
@@ -368,6 +371,14 @@ impl Drop for Room<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
+}
+
+fn uncertified() -> Failure {
+    Failure::new(
+        StatusCode::FORBIDDEN,
+        "certificate_required",
+        "This is open only to who shows a certificate of their own. Ask whoever runs this site.",
+    )
 }
 
 fn forbidden() -> Failure {

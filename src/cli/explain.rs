@@ -67,7 +67,7 @@ fn row(route: &Route) -> [String; 8] {
     [
         route.host.clone().unwrap_or_else(|| "any".to_owned()),
         route.path.clone(),
-        access(route.access, &route.require) + &bodies(route),
+        access(route.access, &route.require) + certificate(route) + &bodies(route),
         upstream(route),
         session(&route.session_header),
         session(&route.session_update),
@@ -103,6 +103,10 @@ fn access(access: Access, require: &[Requirement]) -> String {
 }
 
 /// How large a request's body may be, where the route says it.
+fn certificate(route: &Route) -> &'static str {
+    if route.client_certificate { ", with a certificate" } else { "" }
+}
+
 fn bodies(route: &Route) -> String {
     let most = |bytes| format!(", bodies of {bytes} bytes at most");
     route.body_bytes.map(most).unwrap_or_default()
@@ -205,6 +209,7 @@ headers = { "X-Plan" = "session.plan" }
 session_update = ["theme", "draft"]
 session_header = ["theme"]
 access_token = true
+client_certificate = true
 close_on_session_end = false
 
 [[route]]
@@ -226,9 +231,9 @@ clients have to show a certificate, signed by one of 1 in server.client_certific
 login   /auth at https://t.example/ as me
 session 30d from login, or 12h without a request; cookie __Host-session
 
-HOST         PATH    ACCESS                                                     UPSTREAM                                                                                SEES   MAY CHANGE    AT SESSION END  HEADERS
-app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000 (weight 2, HTTP/2), unix:/run/app.sock; checked at /up every 10s  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
-any          /       public                                                     http://127.0.0.1:9001                                                                   -      -             -               -
+HOST         PATH    ACCESS                                                                         UPSTREAM                                                                                SEES   MAY CHANGE    AT SESSION END  HEADERS
+app.example  /admin  api, if roles is admin or root and email_verified is true, with a certificate  http://127.0.0.1:9000 (weight 2, HTTP/2), unix:/run/app.sock; checked at /up every 10s  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
+any          /       public                                                                         http://127.0.0.1:9001                                                                   -      -             -               -
 ";
 
     #[test]

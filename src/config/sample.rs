@@ -55,6 +55,7 @@ pub(crate) fn route() -> Route {
         session_update: Keys::All,
         session_header: Keys::All,
         access_token: false,
+        client_certificate: false,
         close_on_session_end: true,
         body_bytes: None,
     }

@@ -49,6 +49,7 @@ pub(super) fn server(t: &mut Table<'_>, around: &mut Surroundings) -> Option<Ser
     }
     orders(t, certificates.as_deref().unwrap_or_default());
     around.public_urls.clone_from(&public_urls);
+    around.asks_clients = asks_clients;
     Some(Server {
         https: https?,
         http,

@@ -456,3 +456,13 @@ fn a_certificate_that_nobody_could_issue_is_an_error() {
     site.write("none.pem", "no certificate");
     assert!(said(&(http.to_owned() + "acme = {}")).contains("none.pem"));
 }
+
+#[test]
+fn a_route_that_wants_a_certificate_of_which_nobody_is_asked_is_an_error() {
+    let site = Site::new();
+    let source = with("route", "client_certificate = true");
+    let said = only_fault(&site, &source);
+    assert_eq!(said, "route.client_certificate: wants a certificate that no client is asked for");
+    let asked = "[server]\nclient_certificates = { ca = 'a.pem' }\n".to_owned() + &source;
+    assert!(site.right(&asked).routes[0].client_certificate);
+}

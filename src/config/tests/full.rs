@@ -107,6 +107,7 @@ headers = { "X-User-Plan" = "session.plan", "X-Team" = "user.org_id" }
 session_update = ["theme", "features"]
 session_header = ["theme"]
 access_token = true
+client_certificate = true
 close_on_session_end = false
 body_bytes = "1GiB"
 
@@ -267,7 +268,7 @@ fn every_key_of_a_route_is_read() {
     let only = |keys: &[&str]| Keys::Only(keys.iter().map(ToString::to_string).collect());
     assert_eq!(admin.session_update, only(&["features", "theme"]));
     assert_eq!(admin.session_header, only(&["theme"]));
-    assert!(admin.access_token && !admin.close_on_session_end);
+    assert!(admin.access_token && admin.client_certificate && !admin.close_on_session_end);
     assert_eq!((admin.body_bytes, root.body_bytes), (Some(1024 * 1024 * 1024), None));
     assert_eq!((&root.host, root.access), (&None, Access::Public));
     assert_eq!((&root.session_update, &root.session_header), (&Keys::None, &Keys::None));
@@ -348,6 +349,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((&route.host, route.access), (&None, Access::Login));
     assert!(route.require.is_empty() && route.headers.is_empty() && !route.access_token);
     assert!(route.close_on_session_end && !route.sticky && route.health.is_none());
+    assert!(!route.client_certificate);
     assert!(route.body_bytes.is_none());
     assert_eq!((&route.session_update, &route.session_header), (&Keys::All, &Keys::All));
 }
