@@ -175,6 +175,11 @@ impl<S: AsyncWrite + Send + Unpin + 'static> Posted<S> {
         }
     }
 
+    /// Whether nothing was written yet of what was posted.
+    pub fn is_posted(&self) -> bool {
+        matches!(lock(&self.0.state).stage, Stage::Posted)
+    }
+
     /// Whether writing has failed before a byte went of what was posted last.
     pub fn is_unsent(&self) -> bool {
         let state = lock(&self.0.state);

@@ -90,6 +90,15 @@ pub enum UpstreamError {
     },
 }
 
+impl UpstreamError {
+    /// Whether nothing was sent, for the request itself cannot be.
+    fn is_refusal(&self) -> bool {
+        let refusal =
+            |source: &Http2Error| matches!(source, Http2Error::Upgrade | Http2Error::Request);
+        matches!(self, Self::Http2 { source, .. } if refusal(source))
+    }
+}
+
 /// One worker's connections to every upstream.
 pub struct Upstreams {
     routes: Vec<Choice>,
@@ -196,8 +205,9 @@ impl Many {
                 }
                 Err(NoResponse::Sent(error)) => {
                     // SECURITY: whoever sends a body can break the exchange, by breaking the body
-                    // off. They must not be able to have an upstream left out.
-                    if witness.has_seen_all() {
+                    // off, or asks for what cannot be sent. They must not be able to have an upstream
+                    // left out.
+                    if witness.has_seen_all() && !error.is_refusal() {
                         place.condition.failed(Fault::Broken);
                     }
                     return Err(error);

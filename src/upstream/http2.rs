@@ -213,6 +213,7 @@ impl Http2 {
 
     /// A stream of a connection, and whether that was opened for it.
     async fn seat(&self) -> Result<(Seat, bool), Refusal> {
+        let mut lost = 0;
         loop {
             if let Some(seat) = self.spare_seat() {
                 return Ok((seat, false));
@@ -223,8 +224,14 @@ impl Http2 {
             if current.as_ref().is_some_and(|current| Rc::ptr_eq(current, &opening)) {
                 *current = None;
             }
-            if let Some(seat) = opened?.seat() {
+            let opened = opened?;
+            if let Some(seat) = opened.seat() {
                 return Ok((seat, true));
+            }
+            // Others have taken its streams; or it went away at once, which not all of them may do.
+            lost += usize::from(!opened.is_good());
+            if lost == TRIES {
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
             }
         }
     }

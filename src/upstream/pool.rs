@@ -145,11 +145,11 @@ impl Pool {
         }
         let pool = self.clone();
         let after = move |connection| {
-            if keeps && upload.is_complete() {
+            if keeps {
                 pool.give_back(connection);
             }
         };
-        *response.body_mut() = match Receiving::begin(connection, framing, after) {
+        *response.body_mut() = match Receiving::begin(connection, upload, framing, after) {
             Ok(whole) if whole.is_empty() => Body::Empty,
             Ok(whole) => Body::Full(whole),
             Err(receiving) => Body::stream(receiving),
