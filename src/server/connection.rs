@@ -2,6 +2,7 @@
 //! the client, by a limit, or because the gateway stops. What a request gets is the gateway's: the
 //! one in force when it comes, also if the connection is older.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::error::Error;
@@ -25,7 +26,7 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -149,12 +150,12 @@ impl Connections {
         self.serving.borrow().gateway.clone()
     }
 
-    /// Serves a connection to its end.
+    /// Serves a connection to its end. `held` is dropped with its stream, which a WebSocket has longer.
     pub(super) async fn serve(
         self: &Rc<Self>,
         stream: TcpStream,
         address: IpAddr,
-        permit: OwnedSemaphorePermit,
+        held: impl Any + Send + Sync,
     ) {
         let serving = self.serving.borrow().clone();
         // Before the handshake, which costs more than all that comes after it.
@@ -174,7 +175,7 @@ impl Connections {
             return;
         }
         // A connection that becomes a WebSocket goes on counting: its stream has the watch.
-        let watch = self.watches.add(Box::new((open, permit, place, named)));
+        let watch = self.watches.add(Box::new((open, held, place, named)));
         let peer = serving.peer(&stream, address);
         let client = peer.address;
         let exchange = exchange(self.clone(), peer, watch.clone());

@@ -86,8 +86,7 @@ impl Worker {
             let serve = move |stream, address, permit| {
                 let (connections, alive) = (connections.clone(), alive.clone());
                 tokio::task::spawn_local(async move {
-                    connections.serve(stream, address, permit).await;
-                    drop(alive);
+                    connections.serve(stream, address, (permit, alive)).await;
                 });
             };
             let listener = TcpListener::from_std(listener)?;

@@ -1,6 +1,6 @@
 //! WebSockets: they pass, and so does what their handshake says; nothing else is upgraded.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::AsyncWriteExt;
@@ -209,4 +209,39 @@ async fn no_other_upgrade_is_passed_on() {
     ask.headers.insert("sec-websocket-version", "13".parse().unwrap());
     zoe.ask(ask).await;
     assert_eq!(app.last().all("upgrade"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_websocket_over_http1_goes_on_until_drain_time_when_the_gateway_stops() {
+    let app = echo("").await;
+    let (_provider, mut gateway, zoe) = signed_in(&app).await;
+    let (answer, client) = handshake(&gateway, &zoe, "").await;
+    assert_eq!(raw::status(&answer), 101, "{answer}");
+    let mut socket = WebSocketStream::from_raw_socket(client.0, Role::Client, None).await;
+    let start = Instant::now();
+    gateway.signal("TERM");
+    gateway.logged(&["stopping"]).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    socket.send(Message::text("still here")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
+    while let Some(Ok(_)) = socket.next().await {}
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(gateway.ended().await.success());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    gateway.logged(&["cut off"]).await;
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_closed_is_not_waited_for_when_the_gateway_stops() {
+    let app = echo("").await;
+    let (_provider, mut gateway, zoe) = signed_in(&app).await;
+    let (_answer, client) = handshake(&gateway, &zoe, "").await;
+    let mut socket = WebSocketStream::from_raw_socket(client.0, Role::Client, None).await;
+    gateway.signal("TERM");
+    gateway.logged(&["stopping"]).await;
+    socket.close(None).await.unwrap();
+    while let Some(Ok(_)) = socket.next().await {}
+    drop(socket);
+    assert!(gateway.ended().await.success());
+    assert!(!gateway.log().contains("cut off"), "{}", gateway.log());
 }
