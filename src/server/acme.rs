@@ -100,6 +100,7 @@ pub(super) async fn keep(mut handed: watch::Receiver<Handed>, challenges: Arc<Ch
     let mut failures: HashMap<PathBuf, Failure> = HashMap::new();
     loop {
         let config = handed.borrow_and_update().generation.config().clone();
+        forget(&mut failures, &config.server.certificates, Timestamp::now());
         if let Some(acme) = &config.server.acme {
             for certificate in &config.server.certificates {
                 let paused = failures.get(&certificate.cert).is_some_and(Failure::is_fresh);
@@ -153,6 +154,14 @@ impl Failure {
         self.pause = (pause * 2).min(LONGEST_PAUSE);
         pause
     }
+}
+
+/// Forgets failures of what somebody else has put right meanwhile, or nobody asks for any more: they
+/// would never be tried again, and be due for ever.
+fn forget(failures: &mut HashMap<PathBuf, Failure>, certificates: &[Certificate], now: Timestamp) {
+    failures.retain(|cert, _| {
+        certificates.iter().any(|certificate| certificate.cert == *cert && is_due(certificate, now))
+    });
 }
 
 /// Whether a certificate of ours is not there, lacks a name, or has less than a third of its time left.
@@ -350,6 +359,26 @@ mod tests {
         assert!(is_due(&certificate, day(20_782)));
         certificate.acme.clear();
         assert!(!is_due(&certificate, day(30_000)), "it is somebody else's");
+    }
+
+    #[test]
+    fn a_failure_is_remembered_as_long_as_its_certificate_is_due() {
+        let directory = tempfile::tempdir().unwrap();
+        let certificate = Certificate {
+            cert: directory.path().join("a.pem"),
+            key: directory.path().join("a.key"),
+            acme: vec!["a.example".to_owned()],
+        };
+        let cert = certificate.cert.clone();
+        let other = directory.path().join("removed.pem");
+        let mut failures = HashMap::from([(cert, Failure::default()), (other, Failure::default())]);
+        let certificates = [certificate];
+        forget(&mut failures, &certificates, Timestamp::now());
+        assert_eq!(failures.keys().collect::<Vec<_>>(), [&certificates[0].cert]);
+        let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+        put(&certificates[0], &made.cert.pem(), &made.signing_key.serialize_pem()).unwrap();
+        forget(&mut failures, &certificates, Timestamp::now());
+        assert!(failures.is_empty(), "somebody has put it right");
     }
 
     #[test]
