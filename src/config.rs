@@ -140,7 +140,7 @@ pub struct ProxyProtocol {
 }
 
 /// `[[server.certificate]]`: PEM files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
     /// `cert`: the chain, leaf first.
     pub cert: PathBuf,

@@ -60,9 +60,18 @@ impl CertificateError {
 }
 
 impl Certificate {
-    /// Whether the gateway is to order it and neither of its files is there.
-    pub fn is_yet_to_come(&self) -> bool {
-        !self.acme.is_empty() && !self.cert.exists() && !self.key.exists()
+    /// Whether the gateway is to order it, and this says no more than that it has not or not wholly
+    /// done so: a file is missing, or one of the pair was replaced when a process ended. What somebody
+    /// else has put there and is no certificate is a fault.
+    pub fn is_yet_to_come(&self, error: &CertificateError) -> bool {
+        let is_half = match error {
+            CertificateError::Read { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            CertificateError::Pem { .. } => false,
+            CertificateError::Unusable { source, .. } => {
+                matches!(source, rustls::Error::InconsistentKeys(_))
+            }
+        };
+        is_half && !self.acme.is_empty()
     }
 }
 

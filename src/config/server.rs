@@ -109,17 +109,16 @@ pub(super) fn body_bytes(item: &Item<'_>) -> Option<usize> {
     item.size("1B", "1024GiB")
 }
 
-/// A certificate that the gateway orders may not be there yet: then there is nothing to look at.
+/// A certificate that the gateway orders may not be there yet, or only half of it, where a process
+/// ended between writing its two files: it is ordered, and there is nothing to look at.
 fn certificate(t: &mut Table<'_>) -> Option<(Certificate, Option<CertifiedKey>)> {
     let cert = t.required("cert", r#"write cert = "certs/localhost.pem""#, file_path);
     let key = t.required("key", r#"write key = "certs/localhost.key""#, file_path);
     let acme = t.key("acme", "[]", |i| i.list(|i| i.parse(host)));
     let certificate = Certificate { cert: cert?, key: key?, acme: acme? };
-    if certificate.is_yet_to_come() {
-        return Some((certificate, None));
-    }
     match load(&certificate) {
         Ok(certified) => Some((certificate, Some(certified))),
+        Err(error) if certificate.is_yet_to_come(&error) => Some((certificate, None)),
         Err(error) => {
             let key = if error.is_about(&certificate.key) { "key" } else { "cert" };
             t.wrong(

@@ -88,8 +88,7 @@ impl Generation {
         let same = before.config.server.client_certificates == config.server.client_certificates;
         let tickets = if same { Ok(self.tickets.clone()) } else { Tickets::new() };
         let tickets = tickets.map_err(|error| one(error.into()))?;
-        let directory = Some(&*self.directory);
-        Self::new(config, &client_tls, provider, refreshes, pace, tickets, directory).map_err(one)
+        Self::new(config, &client_tls, provider, refreshes, pace, tickets, Some(self)).map_err(one)
     }
 
     fn new(
@@ -99,12 +98,16 @@ impl Generation {
         refreshes: Arc<Refreshes>,
         pace: Arc<Pace>,
         tickets: Tickets,
-        before: Option<&Directory>,
+        before: Option<&Self>,
     ) -> Result<Self, StartError> {
-        let certificates = Certificates::read(&config.server.certificates)?;
+        let certificates = Certificates::read(
+            &config.server.certificates,
+            before.map(|before| &*before.certificates),
+        )?;
         let clients = config.server.client_certificates.as_ref();
         let server_tls = tls::settings(certificates.clone(), clients, &tickets)?;
         let routes = Routes::new(&config);
+        let before = before.map(|before| &*before.directory);
         let directory = Directory::new(&config.routes, &config.server.limits, client_tls, before)?;
         let directory = Arc::new(directory);
         let sealer = Arc::new(Sealer::new(&config.session.secrets));

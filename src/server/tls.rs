@@ -21,21 +21,30 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// Reads the files.
-    pub(super) fn read(files: &[config::Certificate]) -> Result<Arc<Self>, CertificateError> {
-        let served = ArcSwap::from_pointee(read(files)?);
+    /// Reads the files; `before` are those in whose place these come.
+    pub(super) fn read(
+        files: &[config::Certificate],
+        before: Option<&Self>,
+    ) -> Result<Arc<Self>, CertificateError> {
+        let served = ArcSwap::from_pointee(read(files, before)?);
         Ok(Arc::new(Self { files: files.to_owned(), served }))
     }
 
     /// Reads the files again, for as long as the rest of the configuration cannot be: a certificate
     /// must not expire because of a file that somebody has not finished.
     pub(super) fn reread(&self) {
-        match read(&self.files) {
+        match read(&self.files, Some(self)) {
             Ok(certificates) => self.served.store(Arc::new(certificates)),
             Err(error) => {
                 tracing::error!(%error, "a certificate is wrong; those read before stay in use");
             }
         }
+    }
+
+    /// What is served of these files.
+    fn of(&self, file: &config::Certificate) -> Option<Arc<CertifiedKey>> {
+        let index = self.files.iter().position(|one| one == file)?;
+        self.served.load().get(index).cloned()
     }
 
     /// Whether two names get the same certificate.
@@ -45,10 +54,23 @@ impl Certificates {
     }
 }
 
-fn read(files: &[config::Certificate]) -> Result<Vec<Arc<CertifiedKey>>, CertificateError> {
-    let one = |file: &config::Certificate| match file.is_yet_to_come().then(|| stand_in(file)) {
-        Some(Some(certified)) => Ok(Arc::new(certified)),
-        _ => load(file).map(Arc::new),
+fn read(
+    files: &[config::Certificate],
+    before: Option<&Certificates>,
+) -> Result<Vec<Arc<CertifiedKey>>, CertificateError> {
+    let one = |file: &config::Certificate| {
+        load(file).map(Arc::new).or_else(|error| {
+            if !file.is_yet_to_come(&error) {
+                return Err(error);
+            }
+            let held = before.and_then(|before| before.of(file));
+            let served = held.or_else(|| stand_in(file).map(Arc::new)).ok_or(error)?;
+            if file.cert.exists() || file.key.exists() {
+                let cert = file.cert.display().to_string();
+                tracing::warn!(cert, "an ordered certificate cannot be used: another is ordered");
+            }
+            Ok(served)
+        })
     };
     files.iter().map(one).collect()
 }
@@ -136,4 +158,41 @@ pub(super) fn roots_and(
         .with_no_client_auth();
     client.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(client))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A process that ended between the two files of a renewal leaves a key and a chain that do not fit.
+    #[test]
+    fn half_of_an_ordered_pair_stops_neither_a_start_nor_what_is_served() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = config::Certificate {
+            cert: directory.path().join("a.pem"),
+            key: directory.path().join("a.key"),
+            acme: vec!["a.example".to_owned()],
+        };
+        let make = || rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+        let (old, new) = (make(), make());
+        let files = [file.clone()];
+        let served = |before| {
+            let certificates = Certificates::read(&files, before)?;
+            Ok::<_, CertificateError>(certificates.of(&file).unwrap().cert[0].clone())
+        };
+        fs::write(&file.key, new.signing_key.serialize_pem()).unwrap();
+        assert!(served(None).is_ok(), "the chain is missing");
+        fs::write(&file.cert, old.cert.pem()).unwrap();
+        assert_ne!(&served(None).unwrap(), old.cert.der(), "whose key is gone");
+        fs::write(&file.key, old.signing_key.serialize_pem()).unwrap();
+        let before = Certificates::read(&files, None).unwrap();
+        fs::write(&file.key, new.signing_key.serialize_pem()).unwrap();
+        assert_eq!(&served(Some(&before)).unwrap(), old.cert.der());
+        before.reread();
+        assert_eq!(&before.of(&file).unwrap().cert[0], old.cert.der());
+        let somebodys = [config::Certificate { acme: Vec::new(), ..file.clone() }];
+        assert!(Certificates::read(&somebodys, None).is_err());
+    }
 }
