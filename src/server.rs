@@ -132,11 +132,12 @@ pub enum StartError {
 }
 
 /// Serves until SIGTERM or SIGINT, then lets the requests under way finish, for
-/// `server.limits.drain_time` at most. `listening` is called once every socket is open. `source`, if
+/// `server.limits.drain_time` at most. `listening` is called once every socket is open, and nobody else
+/// serves on them. `source`, if
 /// there is one, is read again at SIGHUP and when it changes.
 ///
 /// # Errors
-/// Only before anything is served.
+/// Before anything is served; and when the process before this one was to stop, and goes on.
 pub fn serve(
     config: Config,
     source: Option<Source>,
@@ -198,14 +199,17 @@ async fn run(
         };
         plain::admin(listener, metrics, admin_closed, ready)
     });
-    listening(&addresses);
-    let for_next = relief.begin();
+    let begun = relief.begin().inspect(|_| listening(&addresses));
 
-    let end = signals.wait_for_end(&mut in_force, for_next.as_ref()).await;
+    let end = match &begun {
+        Ok(for_next) => signals.wait_for_end(&mut in_force, for_next.as_ref()).await,
+        // What has come here meanwhile is answered still.
+        Err(_) => End::Signal,
+    };
     tracing::info!("stopping: requests under way may finish");
     orders.abort();
     // Nobody is to wait at a socket that nobody takes connections from any more.
-    drop(for_next);
+    let failed = begun.err();
     // The workers hold receivers as long as they live.
     let _ = stop.send(true);
     // Who asks how this process is does so to its end; or asks the next one.
@@ -220,7 +224,7 @@ async fn run(
     if let Some(log) = log {
         log.finish();
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// What the upstreams' directory tells the numbers.

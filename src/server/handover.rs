@@ -3,20 +3,20 @@
 //! next one serves does the other stop. It knows no addresses.
 
 use std::fs;
-use std::io::{self, IoSlice, IoSliceMut, Write as _};
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
 };
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 
 /// Sockets in one message: Linux takes 253.
@@ -28,8 +28,10 @@ const MORE: u8 = b'+';
 const LAST: u8 = b'.';
 /// What the next process says once it serves.
 const SERVING: u8 = b'!';
+/// What it is told then.
+const STOPPING: u8 = b'.';
 
-/// How long the one that serves may take to send its sockets.
+/// How long the one that serves may take to send its sockets, and to say that it stops.
 const SEND_TIME: Duration = Duration::from_secs(5);
 /// How long the next one may take from there until it serves.
 const START_TIME: Duration = Duration::from_secs(60);
@@ -58,36 +60,56 @@ impl Predecessor {
     }
 
     /// The next one serves: it may stop.
-    pub(super) fn relieve(mut self) {
-        if let Err(error) = self.stream.write_all(&[SERVING]) {
-            tracing::warn!(%error, "the process before this one could not be told to stop");
-        }
+    ///
+    /// # Errors
+    /// If it does not say that it does: it waits for [`START_TIME`] alone, and goes on then. Of two
+    /// that go on each would remember sessions that the other has ended.
+    pub(super) fn relieve(mut self) -> io::Result<()> {
+        let mut word = [0];
+        let told = self.stream.write_all(&[SERVING]);
+        told.and_then(|()| self.stream.read_exact(&mut word)).map_err(|error| {
+            io::Error::other(format!(
+                "the process before this one has not said that it stops, and goes on: {error}; it \
+                 waits {START_TIME:?} for the next one to serve"
+            ))
+        })?;
+        if word == [STOPPING] { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 }
 
 /// Where the next process asks for the sockets.
-pub(super) struct Successors(UnixListener);
+pub(super) struct Successors {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Where it is until this process serves.
+    beside: PathBuf,
+}
 
 impl Successors {
-    /// Opens the socket in the place of one that a process before left or is about to leave.
+    /// Opens the socket beside the one that a process before left or is about to leave: if this one
+    /// does not serve after all, that one can be asked again.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        match fs::symlink_metadata(path) {
-            Ok(data) if data.file_type().is_socket() => fs::remove_file(path)?,
-            Ok(_) => return Err(io::Error::other("there is a file that is no socket")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        is_there(path)?;
+        let beside = path.with_added_extension("new");
+        if is_there(&beside)? {
+            fs::remove_file(&beside)?;
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = UnixListener::bind(&beside)?;
         // Until here the directory and who is asked below keep others out.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self(listener))
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path: path.to_owned(), beside })
+    }
+
+    /// This process serves, and nobody else: it is the one to ask.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        fs::rename(&self.beside, &self.path)
     }
 
     /// Ends when another process serves on these sockets.
     pub(super) async fn wait(&self, sockets: &[TcpListener]) {
         loop {
             let offered = async {
-                let (stream, _) = self.0.accept().await?;
+                let (stream, _) = self.listener.accept().await?;
                 offer(stream, sockets).await
             };
             match offered.await {
@@ -118,8 +140,21 @@ async fn offer(mut stream: UnixStream, sockets: &[TcpListener]) -> io::Result<()
     };
     tokio::time::timeout(SEND_TIME, sending).await??;
     match tokio::time::timeout(START_TIME, stream.read_u8()).await?? {
-        SERVING => Ok(()),
+        SERVING => stream.write_u8(STOPPING).await,
         _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Whether there is a socket; an error if there is anything else.
+fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(data) if data.file_type().is_socket() => Ok(true),
+        Ok(_) => {
+            let message = format!("{} is there, and is no socket", path.display());
+            Err(io::Error::other(message))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -189,6 +224,8 @@ mod tests {
         let path = directory.path().join("next");
         assert!(Predecessor::find(&path).unwrap().is_none());
         let successors = Successors::open(&path).unwrap();
+        assert!(Predecessor::find(&path).unwrap().is_none(), "it does not serve yet");
+        successors.begin().unwrap();
         let sockets: Vec<_> = (0..150).map(|_| listener()).collect();
         let addresses = |sockets: &[TcpListener]| -> Vec<_> {
             sockets.iter().map(|socket| socket.local_addr().unwrap()).collect()
@@ -213,8 +250,39 @@ mod tests {
             found = find() => found.unwrap(),
         };
         assert_eq!(addresses(&found.sockets), expected);
-        found.relieve();
+        let relieved = tokio::task::spawn_blocking(|| found.relieve());
         waiting.await;
+        relieved.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn who_is_too_late_is_not_told_that_the_one_before_stops() {
+        for is_read in [false, true] {
+            let (ours, mut theirs) = StdUnixStream::pair().unwrap();
+            let predecessor = Predecessor { stream: ours, sockets: Vec::new() };
+            let before = std::thread::spawn(move || {
+                if is_read {
+                    theirs.read_exact(&mut [0]).unwrap();
+                }
+            });
+            let error = predecessor.relieve().unwrap_err();
+            assert!(error.to_string().contains("goes on"), "{error}");
+            before.join().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_serve_after_all_does_not_take_the_place_of_who_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("next");
+        let serving = Successors::open(&path).unwrap();
+        serving.begin().unwrap();
+        drop(Successors::open(&path).unwrap());
+        assert!(StdUnixStream::connect(&path).is_ok(), "the first can be asked still");
+        let next = Successors::open(&path).unwrap();
+        next.begin().unwrap();
+        drop(serving);
+        assert!(StdUnixStream::connect(&path).is_ok(), "now the other can");
     }
 
     #[tokio::test]
@@ -225,9 +293,12 @@ mod tests {
         assert!(Successors::open(&path).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         fs::remove_file(&path).unwrap();
-        drop(Successors::open(&path).unwrap());
+        let left = Successors::open(&path).unwrap();
+        left.begin().unwrap();
+        drop(left);
         assert!(Predecessor::find(&path).unwrap().is_none(), "nobody is there");
-        let _next = Successors::open(&path).unwrap();
+        let next = Successors::open(&path).unwrap();
+        next.begin().unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -2,6 +2,7 @@
 //! nobody serves. How sockets are passed is in `handover`, which of them are needed in `listen`.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 
 use super::StartError;
 use super::generation::Generation;
@@ -10,7 +11,7 @@ use super::listen::{Given, Listeners};
 
 /// The processes before and after this one, where they hand their sockets on.
 pub(super) struct Relief {
-    before: Option<Predecessor>,
+    before: Option<(Predecessor, PathBuf)>,
     after: Option<ForNext>,
 }
 
@@ -42,15 +43,25 @@ impl Relief {
         let listeners = Listeners::open(server, Given { managed, inherited })?;
         let successors = Successors::open(path).map_err(failed)?;
         let after = Some(ForNext { sockets: listeners.copies()?, successors });
+        let before = before.map(|before| (before, path.clone()));
         Ok((Self { before, after }, listeners))
     }
 
     /// This process serves: the one before it may stop.
-    pub(super) fn begin(self) -> Option<ForNext> {
-        if let Some(before) = self.before {
-            before.relieve();
+    ///
+    /// # Errors
+    /// If that one goes on.
+    pub(super) fn begin(self) -> Result<Option<ForNext>, StartError> {
+        if let Some((before, path)) = self.before {
+            before.relieve().map_err(|source| StartError::Handover { path, source })?;
         }
-        self.after
+        if let Some(next) = &self.after {
+            // Nobody else serves any more: to end now would be worse.
+            if let Err(error) = next.successors.begin() {
+                tracing::error!(%error, "the next process will not find this one");
+            }
+        }
+        Ok(self.after)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 use crate::reload::edit;
@@ -199,4 +199,27 @@ async fn a_service_manager_that_holds_the_sockets_restarts_it_and_nobody_is_refu
     }
     load.end().await;
     assert!(!gateway.log().contains("cut off"), "{}", gateway.log());
+}
+
+#[tokio::test]
+async fn a_next_process_that_the_one_before_has_given_up_ends() {
+    let (provider, app) = (Provider::start().await, app().await);
+    let mut gateway = Gateway::with(&provider)
+        .server("handover = \"next\"")
+        .route_with("/", &app, r#"access = "public""#)
+        .start()
+        .await;
+    gateway.kill();
+    // In its place: it offers what it has, and stops at nobody's word.
+    let path = gateway.directory.path().join("next");
+    std::fs::remove_file(&path).unwrap();
+    let before = UnixListener::bind(&path).unwrap();
+    drop(gateway.start_next());
+    let (mut asking, _) = before.accept().await.unwrap();
+    asking.write_all(b".").await.unwrap();
+    assert_eq!(asking.read_u8().await.unwrap(), b'!');
+    drop(asking);
+    assert_eq!(gateway.ended().await.code(), Some(1));
+    gateway.logged(&["server.handover", "goes on"]).await;
+    UnixStream::connect(&path).await.unwrap();
 }
