@@ -4,15 +4,23 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{Addresses, StartError};
 use crate::config::Server;
 
 /// Connections that wait to be accepted; the kernel cuts it to its own limit.
 const BACKLOG: i32 = 4096;
+
+/// A client that is silent for so long is asked whether it is still there.
+const ASK_AFTER: Duration = Duration::from_secs(60);
+/// And again, so often.
+const ASK_EVERY: Duration = Duration::from_secs(15);
+/// The least time that a client may take to acknowledge what it is sent.
+const GONE: Duration = Duration::from_secs(120);
 
 /// Open sockets.
 pub(super) struct Listeners {
@@ -69,6 +77,10 @@ impl Listeners {
         let admin = server.admin.map(|address| one("admin", address)).transpose()?;
         let (https, address) = https(server.https, server.workers, given.take(server.https))
             .map_err(failed("https", server.https))?;
+        for socket in https.iter().flatten() {
+            notice_who_is_gone(socket, server.limits.idle_time)
+                .map_err(failed("https", server.https))?;
+        }
         if let Some(socket) = given.managed.first() {
             return Err(StartError::Unknown(socket.local_addr()?));
         }
@@ -82,6 +94,16 @@ impl Listeners {
         let all = self.https.iter().flatten().chain(&self.http).chain(&self.admin);
         all.map(TcpListener::try_clone).collect()
     }
+}
+
+/// The connections of this listener end when their clients have vanished without a word: an open
+/// WebSocket, over which nothing need be said, would else stay for ever, and so would its app's end.
+/// Whoever is there but does not read is `idle_time`'s.
+fn notice_who_is_gone(listener: &TcpListener, idle_time: Duration) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    let asking = TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY);
+    socket.set_tcp_keepalive(&asking)?;
+    socket.set_tcp_user_timeout(Some(GONE.max(idle_time)))
 }
 
 /// The workers' listeners, and their address.
@@ -175,5 +197,24 @@ mod tests {
         let managed = Given { managed: copy(), inherited: vec![] };
         let error = Listeners::open(&server, managed).err().unwrap().to_string();
         assert!(error.contains(&there.local_addr().unwrap().to_string()), "{error}");
+    }
+
+    #[test]
+    fn every_connection_is_asked_whether_its_client_is_still_there() {
+        let mut server = crate::config::sample::config().server;
+        for (idle, gone) in [(75, 120), (600, 600)] {
+            server.https.set_port(0);
+            server.limits.idle_time = Duration::from_secs(idle);
+            let open = Listeners::open(&server, Given::default()).unwrap();
+            let listener = &open.https[0][0];
+            listener.set_nonblocking(false).unwrap();
+            let _client = std::net::TcpStream::connect(open.addresses.https).unwrap();
+            let (connection, _) = listener.accept().unwrap();
+            let socket = SockRef::from(&connection);
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), ASK_AFTER);
+            let patience = Some(Duration::from_secs(gone));
+            assert_eq!(socket.tcp_user_timeout().unwrap(), patience);
+        }
     }
 }
