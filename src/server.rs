@@ -47,7 +47,7 @@ mod client_certificate;
 mod coalesce;
 mod connection;
 mod generation;
-mod heads;
+pub mod heads;
 mod listen;
 mod permits;
 mod plain;
