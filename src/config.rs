@@ -109,6 +109,8 @@ pub struct Server {
     pub http: Option<SocketAddr>,
     /// `admin`: `/healthz`, `/readyz`, `/metrics`.
     pub admin: Option<SocketAddr>,
+    /// `handover`: a unix socket at which the next process gets the listening sockets.
+    pub handover: Option<PathBuf>,
     /// `public_urls`: the origins that users see; at least one.
     pub public_urls: Vec<Origin>,
     /// `trusted_proxies`: whose `X-Forwarded-For` is kept and added to, and whose PROXY headers are
@@ -118,6 +120,8 @@ pub struct Server {
     pub proxy_protocol: ProxyProtocol,
     /// `[[server.certificate]]`; at least one. Server names pick; the first is the default.
     pub certificates: Vec<Certificate>,
+    /// `[server.acme]`; there where any certificate is ordered.
+    pub acme: Option<Acme>,
     /// `[server.client_certificates]`; absent: clients are not asked for one.
     pub client_certificates: Option<ClientCertificates>,
     /// `workers`: threads that serve requests; default: one a core.
@@ -142,6 +146,21 @@ pub struct Certificate {
     pub cert: PathBuf,
     /// `key`: PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,
+    /// `acme`: the names for which the gateway orders it; empty: somebody else puts it there.
+    pub acme: Vec<String>,
+}
+
+/// `[server.acme]`: the authority that the gateway orders certificates from (RFC 8555).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acme {
+    /// `directory`, default Let's Encrypt's.
+    pub directory: String,
+    /// `contact`: whom the authority may write to, as `mailto:` URLs.
+    pub contact: Vec<String>,
+    /// `account`, default `acme-account.json`: where the account and its key are kept.
+    pub account: PathBuf,
+    /// `ca`: whom to trust beside the machine's own roots at the directory's address.
+    pub authorities: Vec<CertificateDer<'static>>,
 }
 
 /// `[server.client_certificates]`: TLS in which the client proves itself, too.
@@ -169,12 +188,24 @@ pub struct Limits {
     pub header_bytes: usize,
     /// `headers`: fields of one request head; default 100.
     pub headers: usize,
+    /// `target_bytes`: path and query of one request; default 16 KiB.
+    pub target_bytes: usize,
     /// `header_time`: from the first byte of a connection's turn to the end of the head; default 10 s.
     pub header_time: Duration,
     /// `handshake_time`: for TLS; default 10 s.
     pub handshake_time: Duration,
     /// `idle_time`: a connection without a request under way; default 75 s.
     pub idle_time: Duration,
+    /// `body_bytes`: of one request's body, where a route says nothing else; default none.
+    pub body_bytes: Option<usize>,
+    /// `body_time`: between two pieces of a request's body; default 60 s.
+    pub body_time: Duration,
+    /// `requests`: whose response has not begun, all workers together; default 10,000.
+    pub requests: usize,
+    /// `client_connections`: open at once from one client's address; default none.
+    pub client_connections: Option<usize>,
+    /// `client_logins`: begun within a minute from one client's address; default none.
+    pub client_logins: Option<u32>,
     /// `connections`: open at once, all workers together; default 10,000.
     pub connections: usize,
     /// `streams`: at once on one HTTP/2 connection; default 100.
@@ -325,6 +356,7 @@ pub enum LogFormat {
 
 /// `[[route]]`
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the file")]
 pub struct Route {
     /// `host`: one of the public hosts, as [`Origin::host`]; absent: any of them.
     pub host: Option<String>,
@@ -349,9 +381,13 @@ pub struct Route {
     pub session_header: Keys,
     /// `access_token`, default false: sends `Authorization: Bearer …`.
     pub access_token: bool,
+    /// `client_certificate`, default false: who shows none gets 403.
+    pub client_certificate: bool,
     /// `close_on_session_end`, default true: WebSockets, event streams and other open responses of
     /// a signed-in user are closed when the session has ended or expired.
     pub close_on_session_end: bool,
+    /// `body_bytes`: of one request's body; default `[server.limits] body_bytes`.
+    pub body_bytes: Option<usize>,
 }
 
 /// `access`: who may have a route.

@@ -48,6 +48,8 @@ use headers::{Reserved, X_SESSION_UPDATE};
 pub use lasting::Whole;
 use lasting::{Broken, Lasting, Orphans};
 use live::{Live, Tie};
+use passing::Bounds;
+use upgrade::Wanted;
 
 /// Bodies of known length up to this end with their app's answer, whatever becomes of the session:
 /// nothing is set up for them.
@@ -137,29 +139,34 @@ impl Forward {
         let Some(route) = self.config.routes.get(way.route) else {
             return Err(bad_gateway(UpstreamError::None));
         };
-        let browser = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
-        let request = request.map(|body| passing::to_app(body, &self.reserved, whole));
-        let request = self.prepare(request, route, way, opened, browser.is_some());
+        let wanted = upgrade::wanted(&mut request);
+        let (head, body) = request.into_parts();
+        let limits = &self.config.server.limits;
+        let bytes = route.body_bytes.or(limits.body_bytes).map(|bytes| bytes as u64);
+        let bounds = Bounds { bytes, time: limits.body_time };
+        let body = passing::to_app(body, &self.reserved, whole, bounds).map_err(Broken::failure)?;
+        let request = Request::from_parts(head, body);
+        let request = self.prepare(request, route, way, opened, wanted.as_ref());
         let session = opened.filter(|_| route.sticky).map(|opened| opened.session.id.number());
         let sent = self.upstreams.send(way.route, request, session).await;
         // The app has no part in it when the request itself breaks off.
         let failed = |error| whole.broken().map_or_else(|| failure(error), Broken::failure);
         let mut response = sent.map_err(failed)?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let agreed = switched && upgrade::agreed(response.headers());
+        let wanted = wanted.filter(|wanted| !switched || wanted.is_agreed(response.headers()));
         let update = take_update(response.headers(), &route.session_update);
         self.clean(response.headers_mut(), way);
         // Which HTTP the app speaks is between it and us (RFC 9110, section 6.2).
         *response.version_mut() = Version::HTTP_11;
         if switched {
-            let app = Switched::take(&mut response);
-            let (Some(browser), Some(app), true) = (browser, app, agreed) else {
+            let (Some(wanted), Some(app)) = (wanted, Switched::take(&mut response)) else {
                 return Err(bad_gateway(Unasked));
             };
             let opened = opened.filter(|_| route.close_on_session_end);
             let open = opened.map(|opened| self.live.open(opened));
-            upgrade::join(browser, app, open);
-            upgrade::write(response.headers_mut());
+            wanted.switch(&mut response, app, open);
+        } else if wanted.is_some_and(|wanted| wanted.is_misread(response.status())) {
+            return Err(bad_gateway(NoWebSocket));
         }
         Ok(Answer { response, update })
     }
@@ -218,7 +225,7 @@ impl Forward {
         route: &Route,
         way: Way<'_>,
         opened: Option<&Rc<Opened>>,
-        upgraded: bool,
+        wanted: Option<&Wanted>,
     ) -> Request<Body> {
         let (mut parts, body) = request.into_parts();
         let fields = &mut parts.headers;
@@ -238,8 +245,8 @@ impl Forward {
                 fields.insert(name, value.clone());
             }
         }
-        if upgraded {
-            upgrade::write(fields);
+        if let Some(wanted) = wanted {
+            wanted.ask(fields);
         } else if trailers {
             fields.insert(TE, HeaderValue::from_static("trailers"));
             fields.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -306,6 +313,10 @@ fn origin_form(uri: &Uri) -> Uri {
 #[derive(Debug, thiserror::Error)]
 #[error("the app switched to a protocol that was not asked for")]
 struct Unasked;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the app was asked for a WebSocket, and answered without one")]
+struct NoWebSocket;
 
 fn failure(error: UpstreamError) -> Failure {
     match error {

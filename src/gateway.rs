@@ -6,10 +6,11 @@
 //! the app was asked for a session that it may change, the request goes on to its end: its line and
 //! its numbers are those of the app's answer, as if somebody had waited for it.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
@@ -23,13 +24,13 @@ use crate::clock::Timestamp;
 use crate::config::{Access, Config};
 use crate::error::Failure;
 use crate::forward::{Answer, Forward, Later, Way, Whole};
-use crate::login::{Asked, Login, Parties, sessions_unavailable};
+use crate::login::{Asked, Endpoint, Login, Parties, sessions_unavailable};
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::{RouteLabel, WorkerMetrics};
 use crate::observe::request::{Names, RequestId, RequestIds, Seen, tell_unreadable};
 use crate::outbox::Outbox;
 use crate::page;
-use crate::peer::{ClientCertificate, Peer};
+use crate::peer::{ClientCertificate, Peer, Tunnel};
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
 use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
@@ -46,6 +47,9 @@ pub struct Gateway {
     log: Option<Rc<AccessLog>>,
     ids: RequestIds,
     names: Names,
+    /// Requests whose responses have not begun.
+    waiting: Cell<usize>,
+    most_waiting: usize,
 }
 
 /// Where a request's way leads.
@@ -91,6 +95,8 @@ impl Gateway {
             login: Login::new(parties, sessions.clone(), metrics.clone()),
             names: Names::new(&config),
             ids: RequestIds::default(),
+            waiting: Cell::new(0),
+            most_waiting: config.server.limits.requests.div_ceil(config.server.workers.max(1)),
             sessions,
             config,
             metrics,
@@ -107,6 +113,9 @@ impl Gateway {
         let client = self.forward.client(peer.address, request.headers());
         let mut seen = Seen::begin(&request, client, self.ids.next());
         let mut visit = Visit::default();
+        let Some(_room) = Room::take(&self.waiting, self.most_waiting) else {
+            return self.respond(Err(overloaded()), &visit, &seen);
+        };
         match self.pass(request, peer, &mut visit, &mut seen).await {
             Ok(Next::Ask(request, to)) => {
                 let (route, opened) = (to.route, visit.opened().cloned());
@@ -149,6 +158,12 @@ impl Gateway {
             Target::Upstream(index) => index,
             Target::Auth(endpoint) => {
                 seen.route = RouteLabel::Auth;
+                if head.extensions.get::<Tunnel>().is_some() {
+                    return Err(no_websocket());
+                }
+                if endpoint == Endpoint::Login {
+                    self.login.admit(seen.client)?;
+                }
                 if endpoint.looks_at_session() {
                     let loaded = self.sessions.load(&head.headers, now).await;
                     *visit = loaded.map_err(sessions_unavailable)?;
@@ -161,6 +176,9 @@ impl Gateway {
         };
         let route = self.config.routes.get(index).ok_or_else(misdirected)?;
         seen.route = RouteLabel::Route(index);
+        if route.client_certificate && peer.certificate.is_none() {
+            return Err(uncertified());
+        }
         if route.access.looks_at_session() {
             *visit = self.sessions.load(&head.headers, now).await.map_err(sessions_unavailable)?;
         }
@@ -171,6 +189,7 @@ impl Gateway {
         match judge(route, visit.session().map(|session| &session.identity)) {
             Verdict::Allow => {}
             Verdict::SignIn if route.access == Access::Login && is_navigation(&head) => {
+                self.login.admit(seen.client)?;
                 return self.login.begin(asked).map(Next::Respond);
             }
             Verdict::SignIn => return Err(self.login.login_required()),
@@ -274,11 +293,19 @@ impl Gateway {
         self.login.settled().await;
     }
 
-    /// hyper counts the fields of an HTTP/1.1 head, nobody those of HTTP/2, where a browser may
-    /// send each cookie in a field of its own (RFC 9113, section 8.2.3).
+    /// What the HTTP library does not count. It does the fields of an HTTP/1.1 head, not those of
+    /// HTTP/2, where a browser may send each cookie in a field of its own (RFC 9113, section 8.2.3).
     fn limit(&self, head: &Parts) -> Result<(), Failure> {
+        let limits = &self.config.server.limits;
+        if head.uri.path_and_query().is_some_and(|it| it.as_str().len() > limits.target_bytes) {
+            return Err(Failure::new(
+                StatusCode::URI_TOO_LONG,
+                "target_too_long",
+                "The address is too long.",
+            ));
+        }
         let fields = &head.headers;
-        let most = self.config.server.limits.headers;
+        let most = limits.headers;
         if fields.len() <= most {
             return Ok(());
         }
@@ -309,6 +336,49 @@ fn refuse_codings(head: &Parts) -> Result<(), Failure> {
             "The request is in a transfer coding that is not known here.",
         )),
     }
+}
+
+/// More wait for an answer than the gateway has room for: what comes now is not begun, so that what
+/// was begun is finished.
+fn overloaded() -> Failure {
+    Failure::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "overloaded",
+        "Too much is going on right now. Try again in a moment.",
+    )
+    .retry_after(Duration::from_secs(1))
+}
+
+/// Success would say that there is one.
+fn no_websocket() -> Failure {
+    Failure::new(StatusCode::BAD_REQUEST, "no_websocket", "There is no WebSocket at this address.")
+}
+
+/// A request's room among those that wait for their responses.
+struct Room<'a>(&'a Cell<usize>);
+
+impl<'a> Room<'a> {
+    fn take(waiting: &'a Cell<usize>, most: usize) -> Option<Self> {
+        let room = waiting.get() < most;
+        room.then(|| {
+            waiting.set(waiting.get() + 1);
+            Self(waiting)
+        })
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+fn uncertified() -> Failure {
+    Failure::new(
+        StatusCode::FORBIDDEN,
+        "certificate_required",
+        "This is open only to who shows a certificate of their own. Ask whoever runs this site.",
+    )
 }
 
 fn forbidden() -> Failure {

@@ -23,7 +23,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         "forward",
         &["body", "clock", "config", "digits", "error", "outbox", "peer", "session", "upstream"],
     ),
-    ("login", &["body", "clock", "config", "digits", "error", "observe", "session"]),
+    ("login", &["body", "clock", "config", "digits", "error", "observe", "peer", "session"]),
     (
         "gateway",
         &[

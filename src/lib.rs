@@ -6,6 +6,8 @@
 //! a runtime and upstream connections of its own; the TLS handshake picks a certificate by name and
 //! HTTP/1.1 or HTTP/2; from here on the connection is a [`peer::Peer`], and a watch sees to it that
 //! nobody holds it without using it.
+//! When `gateway.toml` has changed, each worker takes another gateway over between two requests, and
+//! what is under way ends with the one that it began with.
 //!
 //! Each request goes to its worker's [`gateway`], the page to read. [`route`] says which public
 //! origin and which route it is for, and refuses what could be read in two ways. [`session`] finds
@@ -16,9 +18,11 @@
 //!
 //! Then [`forward`] prepares the request: off with everything that only the gateway may say, in any
 //! spelling; on with who the user is, what the session holds, where the request came from.
-//! [`upstream`] has a connection to the app, and brings the response back. From it `forward` takes
-//! `X-Session-Update`, and `session` merges it into the newest version of the session: every change
-//! goes through one `commit`. If the session is new, newer or gone, the response gets a cookie.
+//! [`upstream`] chooses an app, has a connection to it, and brings the response back. From it
+//! `forward` takes `X-Session-Update`, and `session` merges it into the newest version of the
+//! session: every change goes through one `commit`. If the session is new, newer or gone, the
+//! response gets a cookie. What many connections have to say in one turn of the worker's loop is
+//! written together, by the [`outbox`].
 //!
 //! Some things come late. An update in the trailers is committed before the response's end goes
 //! out. A browser that leaves while its app is at work loses no update: the exchange goes on by

@@ -8,6 +8,7 @@
 //! | `logout` | how does a session end, here and there? |
 //! | `backchannel`, `logout_token` | what if the provider ends it? |
 //! | `refresh` | how do many requests share one refresh? |
+//! | `pace` | how often may one client begin? |
 //! | `attempt` | what is remembered of a login under way? |
 //! | `parameters` | what did the query say? |
 //! | `return_to` | where does the browser go afterwards? |
@@ -15,6 +16,7 @@
 //! | `id_token` | is an ID token good? |
 //! | `token_endpoint`, `metadata`, `client_authentication`, `http_client` | how is it called? |
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -41,6 +43,7 @@ mod id_token;
 mod logout;
 mod logout_token;
 mod metadata;
+mod pace;
 mod parameters;
 pub mod provider;
 pub mod refresh;
@@ -48,6 +51,8 @@ mod return_to;
 mod token_endpoint;
 
 pub use client_authentication::KeyError;
+pub use http_client::HttpClient;
+pub use pace::Pace;
 pub use provider::{Provider, ProviderError};
 pub use refresh::Refreshes;
 
@@ -92,6 +97,7 @@ pub struct Login {
     sealer: Arc<Sealer>,
     sessions: Rc<Sessions>,
     refreshes: Arc<Refreshes>,
+    pace: Arc<Pace>,
     metrics: Rc<WorkerMetrics>,
 }
 
@@ -106,6 +112,8 @@ pub struct Parties {
     pub sealer: Arc<Sealer>,
     /// Refreshes under way.
     pub refreshes: Arc<Refreshes>,
+    /// Logins begun lately.
+    pub pace: Arc<Pace>,
 }
 
 /// One request to the gateway itself.
@@ -122,8 +130,16 @@ pub struct Asked<'a> {
 impl Login {
     /// For one worker.
     pub fn new(parties: Parties, sessions: Rc<Sessions>, metrics: Rc<WorkerMetrics>) -> Self {
-        let Parties { config, provider, sealer, refreshes } = parties;
-        Self { config, provider, sealer, sessions, refreshes, metrics }
+        let Parties { config, provider, sealer, refreshes, pace } = parties;
+        Self { config, provider, sealer, sessions, refreshes, pace, metrics }
+    }
+
+    /// Whether this client may begin to log in now.
+    ///
+    /// # Errors
+    /// 429 for who did so too often.
+    pub fn admit(&self, client: IpAddr) -> Result<(), Failure> {
+        self.pace.admit(client, self.config.server.limits.client_logins)
     }
 
     /// Serves an endpoint. Only one looks at the body.

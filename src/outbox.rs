@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
 
 /// Writes from this length on are done at once, in bytes.
 const LONG: usize = 8 * 1024;
@@ -124,8 +125,20 @@ enum Stage {
     /// The outbox sees to it.
     Posted,
     /// The other end does not take it as fast; a task of its own waits for that.
-    Slow,
+    Slow {
+        _task: Waiting,
+    },
     Failed(io::ErrorKind),
+}
+
+/// A task that waits. SECURITY: it ends with the connection: one whose client does not read would
+/// otherwise stay open when it is given up, and no limit would count it.
+struct Waiting(AbortHandle);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl<S> Clone for Posted<S> {
@@ -162,6 +175,11 @@ impl<S: AsyncWrite + Send + Unpin + 'static> Posted<S> {
         }
     }
 
+    /// Whether nothing was written yet of what was posted.
+    pub fn is_posted(&self) -> bool {
+        matches!(lock(&self.0.state).stage, Stage::Posted)
+    }
+
     /// Whether writing has failed before a byte went of what was posted last.
     pub fn is_unsent(&self) -> bool {
         let state = lock(&self.0.state);
@@ -178,7 +196,7 @@ impl<S: AsyncWrite + Send + Unpin + 'static> Posted<S> {
     ) -> Poll<io::Result<usize>> {
         let mut state = lock(&self.0.state);
         let full = length >= LONG || state.out.len() + length > KEPT;
-        if full || matches!(state.stage, Stage::Slow | Stage::Failed(_)) {
+        if full || matches!(state.stage, Stage::Slow { .. } | Stage::Failed(_)) {
             ready!(self.0.poll_written(&mut state, context))?;
         }
         if length >= LONG {
@@ -208,12 +226,12 @@ impl<S: AsyncWrite + Send + Unpin + 'static> Letterbox<S> {
             Stage::Empty => return Poll::Ready(Ok(())),
             Stage::Failed(kind) => return Poll::Ready(Err(kind.into())),
             Stage::Posted => self.write(state),
-            Stage::Slow => {}
+            Stage::Slow { .. } => {}
         }
         match state.stage {
             Stage::Empty => Poll::Ready(Ok(())),
             Stage::Failed(kind) => Poll::Ready(Err(kind.into())),
-            Stage::Posted | Stage::Slow => {
+            Stage::Posted | Stage::Slow { .. } => {
                 state.waiting = Some(context.waker().clone());
                 Poll::Pending
             }
@@ -224,11 +242,13 @@ impl<S: AsyncWrite + Send + Unpin + 'static> Letterbox<S> {
     fn write(self: &Arc<Self>, state: &mut State<S>) {
         let mut context = Context::from_waker(Waker::noop());
         if self.poll_write(state, &mut context).is_pending() {
-            state.stage = Stage::Slow;
-            let this = self.clone();
-            tokio::task::spawn_local(poll_fn(move |context| {
-                this.poll_write(&mut lock(&this.state), context)
+            let this = Arc::downgrade(self);
+            let task = tokio::task::spawn_local(poll_fn(move |context| {
+                let Some(this) = this.upgrade() else { return Poll::Ready(()) };
+                let mut state = lock(&this.state);
+                this.poll_write(&mut state, context)
             }));
+            state.stage = Stage::Slow { _task: Waiting(task.abort_handle()) };
         }
     }
 
@@ -315,7 +335,7 @@ impl<S: AsyncWrite + Send + Unpin + 'static> AsyncWrite for Posted<S> {
         match state.stage {
             Stage::Posted => Poll::Ready(Ok(())),
             Stage::Empty => Pin::new(&mut state.stream).poll_flush(context),
-            Stage::Slow | Stage::Failed(_) => self.0.poll_written(&mut state, context),
+            Stage::Slow { .. } | Stage::Failed(_) => self.0.poll_written(&mut state, context),
         }
     }
 

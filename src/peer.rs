@@ -1,8 +1,10 @@
 //! The other end of a connection: found out once, at its beginning, and the same for every request
 //! on it. It knows no headers.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Who is connected, and to whom they think they are.
 pub struct Peer {
@@ -16,6 +18,20 @@ pub struct Peer {
     pub certificate: Option<Rc<ClientCertificate>>,
 }
 
+/// In the extensions of a request over HTTP/2 that is to become a WebSocket (RFC 8441), in the form
+/// that it has over HTTP/1.1: a GET. As long as it lives its connection is in use.
+#[derive(Clone)]
+pub struct Tunnel {
+    _use: Arc<dyn Any + Send + Sync>,
+}
+
+impl Tunnel {
+    /// `in_use` is dropped with the last clone.
+    pub fn new(in_use: impl Any + Send + Sync) -> Self {
+        Self { _use: Arc::new(in_use) }
+    }
+}
+
 /// What is told of a client's certificate.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
@@ -23,6 +39,28 @@ pub struct ClientCertificate {
     pub subject: Option<String>,
     /// The SHA-256 of its DER form, in 64 hexadecimal digits.
     pub fingerprint: String,
+}
+
+/// Whoever may be one client: an IPv4 address, or a network of IPv6 (RFC 4291, section 2.5.4), of
+/// which each client has all addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Network {
+    /// One address.
+    V4(u32),
+    /// The first 64 bits.
+    V6(u64),
+}
+
+impl Network {
+    /// Where an address belongs.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address.to_bits()),
+            IpAddr::V6(address) => {
+                Self::V6(u64::try_from(address.to_bits() >> 64).unwrap_or_default())
+            }
+        }
+    }
 }
 
 impl Peer {

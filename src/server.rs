@@ -6,7 +6,9 @@
 //! | file | question |
 //! |---|---|
 //! | `listen` | which sockets are there? |
+//! | `relief`, `handover` | how does the next process get them, and when does it serve? |
 //! | `accept` | when is a connection taken? |
+//! | `clients` | how many of them are one client's? |
 //! | `worker` | what does a thread own? |
 //! | `generation` | what is replaced when the file is read again? |
 //! | `reload` | when is it read again, and what if it is wrong? |
@@ -14,16 +16,20 @@
 //! | `connection` | TLS, HTTP, and when does a connection end? |
 //! | `heads` | which bytes does the HTTP/1.1 parser never get? |
 //! | `watch` | what does a connection do, or not do? |
+//! | `acme` | how does the gateway get a certificate? |
 //! | `tls` | which certificate, which protocol? |
-//! | `client_certificate` | whose certificate does the client have? |
+//! | `client_certificate`, `der` | whose certificate does the client have? |
 //! | `coalesce` | how does HTTP/2 write less often? |
 //! | `proxy_protocol` | for whom does a load balancer speak? |
 //! | `plain` | the listeners without TLS: redirect, admin |
 
+use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
@@ -43,22 +49,29 @@ use crate::session::memory::Bounds;
 use crate::upstream::Directory;
 
 mod accept;
+mod acme;
 mod client_certificate;
+mod clients;
 mod coalesce;
 mod connection;
+mod der;
 mod generation;
+mod handover;
 pub mod heads;
 mod listen;
 mod permits;
 mod plain;
 mod proxy_protocol;
+mod relief;
 mod reload;
 mod tls;
 mod watch;
 mod worker;
 
+use acme::Challenges;
 use generation::Generation;
 use listen::Listeners;
+use relief::{ForNext, Relief};
 use reload::InForce;
 pub use reload::Source;
 use worker::{Handed, Shared, Worker};
@@ -87,6 +100,23 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The service manager has opened a socket that is none of ours.
+    #[error(
+        "the service manager passes a socket that listens on {0}, which is neither server.https, \
+         server.http nor server.admin: write it there, to the letter, or take it out of the unit"
+    )]
+    Unknown(SocketAddr),
+    /// The process before this one could not be relieved; it goes on.
+    #[error("server.handover: {path}: {source}")]
+    Handover {
+        /// As configured.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The same, for this one would have nobody log in.
+    #[error("server.handover: the process before this one goes on: {0}")]
+    Unready(#[source] Box<dyn Error + Send + Sync>),
     /// A certificate has changed since the configuration was read.
     #[error("server.certificate: {0}")]
     Certificate(#[from] CertificateError),
@@ -136,39 +166,57 @@ async fn run(
     let metrics = Metrics::new(config.routes.iter().map(route_name).collect(), memory.clone());
     let mut signals = Signals::new()?;
     let first = Generation::first(config)?;
-    let Listeners { https, http, admin, addresses } = Listeners::open(&first.config().server)?;
+    let (relief, listeners) = Relief::open(&first).await?;
     let log = Writer::start();
     let mut in_force = InForce::new(source, first, metrics.clone(), memory.clone());
     let shared = Arc::new(Shared {
         memory,
         metrics: metrics.clone(),
         permits: in_force.permits.semaphore(),
+        clients: Arc::default(),
         log: log.as_ref().map(Writer::sender),
     });
     let handed = in_force.handed();
     metrics.ask_upstreams(move || upstream_numbers(&handed.borrow().generation.directory));
     let (stop, stopped) = channel(false);
+    let (close_admin, admin_closed) = channel(false);
+    let Listeners { https, http, admin, addresses } = listeners;
     let workers = Workers::start(https, &shared, &in_force.handed(), &stopped)?;
     drop(shared);
 
-    if let Some(listener) = http {
-        plain::redirect(listener, in_force.redirect_permits.semaphore(), in_force.handed());
-    }
-    if let Some(listener) = admin {
+    let challenges = Arc::new(Challenges::default());
+    let orders = tokio::task::spawn_local(acme::keep(in_force.handed(), challenges.clone()));
+    let redirects = http.map(|listener| {
+        let permits = in_force.redirect_permits.semaphore();
+        plain::redirect(listener, permits, in_force.handed(), challenges, stopped)
+    });
+    let answers = admin.map(|listener| {
         let (handed, sessions) = (in_force.handed(), in_force.health.clone());
         let ready = move || Readiness {
             provider: handed.borrow().generation.parties.provider.is_ready(),
             sessions: sessions.as_ref().is_none_or(|health| health.is_good()),
         };
-        plain::admin(listener, metrics, ready);
-    }
+        plain::admin(listener, metrics, admin_closed, ready)
+    });
     listening(&addresses);
+    let for_next = relief.begin();
 
-    signals.wait_for_end(&mut in_force).await;
+    let end = signals.wait_for_end(&mut in_force, for_next.as_ref()).await;
     tracing::info!("stopping: requests under way may finish");
+    orders.abort();
+    // Nobody is to wait at a socket that nobody takes connections from any more.
+    drop(for_next);
     // The workers hold receivers as long as they live.
     let _ = stop.send(true);
+    // Who asks how this process is does so to its end; or asks the next one.
+    let _ = close_admin.send(end == End::HandedOver);
     workers.ended().await;
+    let small = async {
+        for task in redirects.into_iter().chain(answers.filter(|_| end == End::HandedOver)) {
+            let _ = task.await;
+        }
+    };
+    let _ = tokio::time::timeout(SMALL_TIME, small).await;
     if let Some(log) = log {
         log.finish();
     }
@@ -186,6 +234,18 @@ fn upstream_numbers(directory: &Directory) -> Vec<UpstreamNumbers> {
     numbers.collect()
 }
 
+/// How long the listeners without TLS are waited for: their answers are at hand.
+const SMALL_TIME: Duration = Duration::from_secs(1);
+
+/// Why the gateway stops.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was told to.
+    Signal,
+    /// Another process serves in its place.
+    HandedOver,
+}
+
 /// The workers' threads.
 struct Workers {
     threads: Vec<JoinHandle<()>>,
@@ -194,16 +254,16 @@ struct Workers {
 
 impl Workers {
     fn start(
-        listeners: Vec<std::net::TcpListener>,
+        listeners: Vec<Vec<TcpListener>>,
         shared: &Arc<Shared>,
         handed: &Receiver<Handed>,
         stopped: &Receiver<bool>,
     ) -> io::Result<Self> {
         let (end, ends) = mpsc::channel(1);
         let mut threads = Vec::with_capacity(listeners.len());
-        for (number, listener) in listeners.into_iter().enumerate() {
+        for (number, listeners) in listeners.into_iter().enumerate() {
             let (handed, stopped) = (handed.clone(), stopped.clone());
-            let worker = Worker { listener, shared: shared.clone(), handed, stopped };
+            let worker = Worker { listeners, shared: shared.clone(), handed, stopped };
             let end = end.clone();
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
             threads.push(thread.spawn(move || {
@@ -243,21 +303,30 @@ impl Signals {
         })
     }
 
-    /// Reads the file again at each SIGHUP and when it has changed; ends at SIGTERM or SIGINT,
-    /// whatever is being read.
-    async fn wait_for_end(&mut self, in_force: &mut InForce) {
+    /// Reads the file again at each SIGHUP and when it has changed; ends at SIGTERM or SIGINT, or
+    /// when the next process serves, whatever is being read.
+    async fn wait_for_end(&mut self, in_force: &mut InForce, for_next: Option<&ForNext>) -> End {
         let Self { terminate, interrupt, hang_up } = self;
+        let relieved = async {
+            match for_next {
+                Some(for_next) => for_next.taken().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut relieved = std::pin::pin!(relieved);
         loop {
-            let again = async {
+            // Boxed: reading a file takes room that waiting does not need.
+            let again = Box::pin(async {
                 tokio::select! {
                     _ = hang_up.recv() => {}
                     () = in_force.changed() => {}
                 }
                 in_force.reload().await;
-            };
+            });
             tokio::select! {
-                _ = terminate.recv() => return,
-                _ = interrupt.recv() => return,
+                _ = terminate.recv() => return End::Signal,
+                _ = interrupt.recv() => return End::Signal,
+                () = relieved.as_mut() => return End::HandedOver,
                 () = again => {}
             }
         }

@@ -6,16 +6,17 @@
 //! | `directory` | which upstreams are there? |
 //! | `balance` | which of several is asked? |
 //! | `condition` | is it worth asking? |
+//! | `witness` | whose fault is it that it did not answer? |
 //! | `health` | is it well, when nobody asks for anything else? |
 //! | `connect` | how is an upstream reached: TCP, TLS, a unix socket? |
+//! | `names` | where is it, and where is it no more? |
 //! | `channel` | in which protocol? |
 //! | `http2` | how are many requests sent over one connection? |
 //! | `pool` | which connection is used again, and when is it free? |
 //! | `http1` | what is said over one? |
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use crate::body::Body;
@@ -32,7 +33,9 @@ mod directory;
 mod health;
 pub mod http1;
 mod http2;
+mod names;
 mod pool;
+mod witness;
 
 use balance::{Balance, Except, Member, UnderWay, spread};
 use channel::Channel;
@@ -42,6 +45,7 @@ use directory::{Entry, Known};
 pub use http1::{ExchangeError, Switched};
 pub use http2::Http2Error;
 use pool::NoResponse;
+use witness::Witness;
 
 /// Why there is no response from an upstream.
 #[derive(Debug, Error)]
@@ -86,6 +90,15 @@ pub enum UpstreamError {
     },
 }
 
+impl UpstreamError {
+    /// Whether nothing was sent, for the request itself cannot be.
+    fn is_refusal(&self) -> bool {
+        let refusal =
+            |source: &Http2Error| matches!(source, Http2Error::Upgrade | Http2Error::Request);
+        matches!(self, Self::Http2 { source, .. } if refusal(source))
+    }
+}
+
 /// One worker's connections to every upstream.
 pub struct Upstreams {
     routes: Vec<Choice>,
@@ -108,7 +121,7 @@ struct Many {
 struct Place {
     channel: Channel,
     condition: Arc<Condition>,
-    under_way: Rc<Cell<u32>>,
+    under_way: Arc<AtomicU32>,
     spread: u64,
 }
 
@@ -118,7 +131,7 @@ impl Upstreams {
         let place = |known: &Known| Place {
             channel: Channel::new(known, &directory.limits, outbox),
             condition: known.condition.clone(),
-            under_way: Rc::default(),
+            under_way: Arc::default(),
             spread: spread(&known.upstream.url.to_string()),
         };
         let places: Vec<Place> = directory.known.iter().map(place).collect();
@@ -173,12 +186,12 @@ impl Many {
     /// Where no connection can be had nothing was sent, and another upstream is asked.
     async fn send(
         &self,
-        mut request: Request<Body>,
+        request: Request<Body>,
         session: Option<u64>,
     ) -> Result<Response<Body>, UpstreamError> {
-        // SECURITY: whoever sends a body can break the exchange, by breaking the body off. They
-        // must not be able to have an upstream left out.
-        let blames = !matches!(request.body(), Body::Stream(_));
+        let (parts, body) = request.into_parts();
+        let (witness, body) = Witness::of(body);
+        let mut request = Request::from_parts(parts, body);
         let mut failed = UpstreamError::None;
         let mut tried = Except::default();
         while let Some(index) = self.balance.choose(tried, session) {
@@ -188,10 +201,13 @@ impl Many {
             match place.channel.send(request).await {
                 Ok(response) => {
                     place.condition.answered();
-                    return Ok(response.map(|body| under_way.until_the_end_of(body)));
+                    return Ok(under_way.until_the_end_of(response));
                 }
                 Err(NoResponse::Sent(error)) => {
-                    if blames {
+                    // SECURITY: whoever sends a body can break the exchange, by breaking the body
+                    // off, or asks for what cannot be sent. They must not be able to have an upstream
+                    // left out.
+                    if witness.has_seen_all() && !error.is_refusal() {
                         place.condition.failed(Fault::Broken);
                     }
                     return Err(error);

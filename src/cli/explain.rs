@@ -18,6 +18,13 @@ pub(super) fn explain(name: &str, config: &Config, out: &mut impl Write) -> io::
     if let Some(admin) = server.admin {
         writeln!(out, "admin   {admin}")?;
     }
+    let ordered = list(server.certificates.iter().flat_map(|certificate| &certificate.acme));
+    if let Some(acme) = server.acme.as_ref().filter(|_| !ordered.is_empty()) {
+        writeln!(out, "orders  certificates for {ordered} from {}", acme.directory)?;
+    }
+    if let Some(path) = &server.handover {
+        writeln!(out, "next    a process that is started takes over, at {}", path.display())?;
+    }
     let wanted = [("https", server.proxy_protocol.https), ("http", server.proxy_protocol.http)];
     let wanted = list(wanted.into_iter().filter_map(|(name, wanted)| wanted.then_some(name)));
     if !wanted.is_empty() {
@@ -60,7 +67,7 @@ fn row(route: &Route) -> [String; 8] {
     [
         route.host.clone().unwrap_or_else(|| "any".to_owned()),
         route.path.clone(),
-        access(route.access, &route.require),
+        access(route.access, &route.require) + certificate(route) + &bodies(route),
         upstream(route),
         session(&route.session_header),
         session(&route.session_update),
@@ -93,6 +100,16 @@ fn access(access: Access, require: &[Requirement]) -> String {
         text += &format!("{claim} is {}", any_of.join(" or "));
     }
     text
+}
+
+/// How large a request's body may be, where the route says it.
+fn certificate(route: &Route) -> &'static str {
+    if route.client_certificate { ", with a certificate" } else { "" }
+}
+
+fn bodies(route: &Route) -> String {
+    let most = |bytes| format!(", bodies of {bytes} bytes at most");
+    route.body_bytes.map(most).unwrap_or_default()
 }
 
 /// What becomes of open connections.
@@ -172,7 +189,9 @@ server.https = "127.0.0.1:1443"
 server.http = "127.0.0.1:1080"
 server.admin = "[::1]:1090"
 server.public_urls = ["https://app.example", "https://app.example:8443"]
-server.certificate = [{ cert = "c.pem", key = "c.key" }]
+server.certificate = [{ cert = "c.pem", key = "c.key", acme = ["app.example"] }]
+server.acme = { contact = ["mailto:ops@example.com"] }
+server.handover = "/run/v.sock"
 server.trusted_proxies = ["10.0.0.0/8"]
 server.proxy_protocol = ["https"]
 server.client_certificates = { ca = "c.pem", mode = "required" }
@@ -190,6 +209,7 @@ headers = { "X-Plan" = "session.plan" }
 session_update = ["theme", "draft"]
 session_header = ["theme"]
 access_token = true
+client_certificate = true
 close_on_session_end = false
 
 [[route]]
@@ -204,14 +224,16 @@ gateway.toml is right.
 https   127.0.0.1:1443, as https://app.example, https://app.example:8443
 http    127.0.0.1:1080, redirects to https
 admin   [::1]:1090
+orders  certificates for app.example from https://acme-v02.api.letsencrypt.org/directory
+next    a process that is started takes over, at /run/v.sock
 proxies 10.0.0.0/8 begin with a PROXY header on https
 clients have to show a certificate, signed by one of 1 in server.client_certificates.ca
 login   /auth at https://t.example/ as me
 session 30d from login, or 12h without a request; cookie __Host-session
 
-HOST         PATH    ACCESS                                                     UPSTREAM                                                                                SEES   MAY CHANGE    AT SESSION END  HEADERS
-app.example  /admin  api, if roles is admin or root and email_verified is true  http://127.0.0.1:9000 (weight 2, HTTP/2), unix:/run/app.sock; checked at /up every 10s  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
-any          /       public                                                     http://127.0.0.1:9001                                                                   -      -             -               -
+HOST         PATH    ACCESS                                                                         UPSTREAM                                                                                SEES   MAY CHANGE    AT SESSION END  HEADERS
+app.example  /admin  api, if roles is admin or root and email_verified is true, with a certificate  http://127.0.0.1:9000 (weight 2, HTTP/2), unix:/run/app.sock; checked at /up every 10s  theme  draft, theme  stays open      x-plan = session.plan, authorization = the access token
+any          /       public                                                                         http://127.0.0.1:9001                                                                   -      -             -               -
 ";
 
     #[test]

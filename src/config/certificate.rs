@@ -59,9 +59,16 @@ impl CertificateError {
     }
 }
 
+impl Certificate {
+    /// Whether the gateway is to order it and neither of its files is there.
+    pub fn is_yet_to_come(&self) -> bool {
+        !self.acme.is_empty() && !self.cert.exists() && !self.key.exists()
+    }
+}
+
 /// Reads a chain and its key, and checks that they belong together.
 pub fn load(certificate: &Certificate) -> Result<CertifiedKey, CertificateError> {
-    let Certificate { cert, key } = certificate;
+    let Certificate { cert, key, .. } = certificate;
     let chain = certificates(cert)?;
     let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|source| {
         CertificateError::Pem { path: key.clone(), wanted: "private key", source }

@@ -51,11 +51,12 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
         "B" => Some(1),
         "KiB" => Some(1024),
         "MiB" => Some(1024 * 1024),
+        "GiB" => Some(1024 * 1024 * 1024),
         _ => None,
     };
-    factor
-        .and_then(|factor: u64| number.parse::<u64>().ok()?.checked_mul(factor))
-        .ok_or_else(|| Wrong::new("is not a size", r#"write a number and B, KiB or MiB: "64KiB""#))
+    factor.and_then(|factor: u64| number.parse::<u64>().ok()?.checked_mul(factor)).ok_or_else(
+        || Wrong::new("is not a size", r#"write a number and B, KiB, MiB or GiB: "64KiB""#),
+    )
 }
 
 /// `user.org_id`, `session.features.beta`, `user."https://example.com/plan"`.
@@ -219,6 +220,7 @@ mod tests {
     fn sizes_are_in_powers_of_1024() {
         assert_eq!(size("64KiB"), Ok(65_536));
         assert_eq!(size("1MiB"), Ok(1_048_576));
+        assert_eq!(size("2GiB"), Ok(2_147_483_648));
         assert_eq!(size("7B"), Ok(7));
         for text in [
             "",

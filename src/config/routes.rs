@@ -7,6 +7,7 @@ use http::HeaderName;
 
 use super::address::{host, path};
 use super::parse::{Wrong, claim_path, header_name};
+use super::server::body_bytes;
 use super::table::{Item, Table, filled, flag};
 use super::upstream::{health, upstreams};
 use super::value::{ClaimPath, Keys, Origin};
@@ -17,6 +18,8 @@ use super::{Access, Requirement, Route};
 pub(super) struct Surroundings {
     /// `server.public_urls`
     pub(super) public_urls: Option<Vec<Origin>>,
+    /// Whether there is a `server.client_certificates`.
+    pub(super) asks_clients: bool,
     /// `auth.prefix`
     pub(super) prefix: Option<String>,
 }
@@ -39,6 +42,16 @@ pub(super) fn routes(item: &Item<'_>, around: &Surroundings) -> Option<Vec<Route
     })
 }
 
+/// A route that wants what no client is asked for would answer nobody.
+fn certified(t: &Table<'_>, wanted: bool, around: &Surroundings) -> Option<bool> {
+    if wanted && !around.asks_clients {
+        let message = "wants a certificate that no client is asked for";
+        let remedy = "write [server.client_certificates], or leave it out";
+        return t.wrong("client_certificate", Wrong::new(message, remedy));
+    }
+    Some(wanted)
+}
+
 fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
     let host = t.optional("host", |i| public_host(i, around));
     let path = t.required("path", r#"write path = "/""#, |i| free_path(i, around));
@@ -51,7 +64,9 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
     let session_update = t.key("session_update", "true", |i| keys(i, &["internal", "tokenSet"]));
     let session_header = t.key("session_header", "true", |i| keys(i, &[]));
     let access_token = t.key("access_token", "false", flag);
+    let client_certificate = t.key("client_certificate", "false", flag);
     let close_on_session_end = t.key("close_on_session_end", "true", flag);
+    let body_bytes = t.optional("body_bytes", body_bytes);
 
     fits_access(t, access?, access_token, sticky)?;
     if host.is_none() && t.has("host") {
@@ -70,7 +85,9 @@ fn route(t: &mut Table<'_>, around: &Surroundings) -> Option<Route> {
         session_update: session_update?,
         session_header: session_header?,
         access_token: access_token?,
+        client_certificate: certified(t, client_certificate?, around)?,
         close_on_session_end: close_on_session_end?,
+        body_bytes,
     })
 }
 

@@ -12,10 +12,12 @@ pub(crate) fn config() -> Config {
             https: ([127, 0, 0, 1], 0).into(),
             http: None,
             admin: None,
+            handover: None,
             public_urls: vec![Origin { host: "app.example".to_owned(), port: 443 }],
             trusted_proxies: vec![],
             proxy_protocol: ProxyProtocol::default(),
             certificates: vec![],
+            acme: None,
             client_certificates: None,
             workers: 1,
             limits: limits(),
@@ -53,7 +55,9 @@ pub(crate) fn route() -> Route {
         session_update: Keys::All,
         session_header: Keys::All,
         access_token: false,
+        client_certificate: false,
         close_on_session_end: true,
+        body_bytes: None,
     }
 }
 
@@ -76,9 +80,15 @@ pub(crate) fn limits() -> Limits {
     Limits {
         header_bytes: 64 * 1024,
         headers: 100,
+        target_bytes: 16 * 1024,
         header_time: Duration::from_secs(10),
         handshake_time: Duration::from_secs(10),
         idle_time: Duration::from_secs(75),
+        body_bytes: None,
+        body_time: Duration::from_secs(60),
+        requests: 10_000,
+        client_connections: None,
+        client_logins: None,
         connections: 10_000,
         streams: 100,
         connect_time: Duration::from_secs(5),

@@ -352,7 +352,12 @@ pub(super) fn flag(item: &Item<'_>) -> Option<bool> {
 
 /// The path of a file that is to be read, from the configuration's own directory.
 pub(super) fn file_path(item: &Item<'_>) -> Option<PathBuf> {
-    let path = item.reading.directory.join(filled(item)?);
+    let path = path(item)?;
     item.reading.name_file(&path);
     Some(path)
+}
+
+/// A path, from the configuration's own directory.
+pub(super) fn path(item: &Item<'_>) -> Option<PathBuf> {
+    filled(item).map(|path| item.reading.directory.join(path))
 }

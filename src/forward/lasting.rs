@@ -37,6 +37,12 @@ pub(super) enum Broken {
     /// It is not framed as its head says, or the client has gone.
     #[error("the request's body is broken")]
     Off,
+    /// Nothing of it came for `[server.limits] body_time`.
+    #[error("the request's body does not come")]
+    Late,
+    /// It is more than `body_bytes`.
+    #[error("the request's body is larger than body_bytes")]
+    Large,
 }
 
 impl Broken {
@@ -47,6 +53,16 @@ impl Broken {
                 StatusCode::BAD_REQUEST,
                 "bad_body",
                 "The body of the request ended before it was complete.",
+            ),
+            Self::Late => Failure::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "body_timeout",
+                "The body of the request did not come in time.",
+            ),
+            Self::Large => Failure::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The request is larger than what is taken here.",
             ),
         };
         failure.because(self)

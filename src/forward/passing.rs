@@ -1,55 +1,112 @@
-//! A request's body as it passes: every byte as it came, but for trailers, from which the gateway's
-//! own names are taken.
+//! A request's body as it passes: every byte as it came, within its limits, but for trailers, from
+//! which the gateway's own names are taken.
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 use super::Whole;
 use super::headers::Reserved;
 use super::lasting::Broken;
 use crate::body::{Body, BodyError};
 
+/// What a request's body may be.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// The most of it.
+    pub(super) bytes: Option<u64>,
+    /// The longest time between two pieces.
+    pub(super) time: Duration,
+}
+
 /// A request's body; `whole` is told of its end. SECURITY: a client's trailers must not say what
 /// its header fields may not (CVE-2026-88004).
-pub(super) fn to_app(body: Incoming, reserved: &Rc<Reserved>, whole: &Whole) -> Body {
+///
+/// # Errors
+/// It says itself that it is too large.
+pub(super) fn to_app(
+    body: Incoming,
+    reserved: &Rc<Reserved>,
+    whole: &Whole,
+    bounds: Bounds,
+) -> Result<Body, Broken> {
     if body.is_end_stream() {
-        return Body::Empty;
+        return Ok(Body::Empty);
     }
-    Body::stream(Passing { body, reserved: reserved.clone(), whole: whole.clone() })
+    let left = bounds.bytes.unwrap_or(u64::MAX);
+    if body.size_hint().lower() > left {
+        return Err(Broken::Large);
+    }
+    let (reserved, whole, time) = (reserved.clone(), whole.clone(), bounds.time);
+    Ok(Body::stream(Passing { body, reserved, whole, left, time, timer: None, waits: false }))
 }
 
 struct Passing {
     body: Incoming,
     reserved: Rc<Reserved>,
     whole: Whole,
+    /// How much more may come.
+    left: u64,
+    time: Duration,
+    /// Set when something is waited for, and kept for the next time.
+    timer: Option<Pin<Box<Sleep>>>,
+    waits: bool,
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
+impl Passing {
+    fn breaks_off(&self, why: Broken) -> Polled {
+        self.whole.break_off(why);
+        Poll::Ready(Some(Err(why.into())))
+    }
+
+    /// Nothing has come yet.
+    fn wait(&mut self, context: &mut Context<'_>) -> Polled {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.time)));
+        if !self.waits {
+            self.waits = true;
+            timer.as_mut().reset(Instant::now() + self.time);
+        }
+        if timer.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        self.breaks_off(Broken::Late)
+    }
 }
 
 impl http_body::Body for Passing {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { body, reserved, whole } = self.get_mut();
-        let mut frame = ready!(Pin::new(&mut *body).poll_frame(context));
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let this = self.get_mut();
+        let Poll::Ready(mut frame) = Pin::new(&mut this.body).poll_frame(context) else {
+            return this.wait(context);
+        };
+        this.waits = false;
         match &mut frame {
-            None => whole.set(),
+            None => this.whole.set(),
             Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                let Some(left) = this.left.checked_sub(length) else {
+                    return this.breaks_off(Broken::Large);
+                };
+                this.left = left;
                 if let Some(trailers) = frame.trailers_mut() {
-                    reserved.strip(trailers);
-                    whole.set();
-                } else if body.is_end_stream() {
-                    whole.set();
+                    this.reserved.strip(trailers);
+                    this.whole.set();
+                } else if this.body.is_end_stream() {
+                    this.whole.set();
                 }
             }
-            Some(Err(_)) => whole.break_off(Broken::Off),
+            Some(Err(_)) => this.whole.break_off(Broken::Off),
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }

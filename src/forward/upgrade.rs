@@ -1,21 +1,28 @@
-//! Connections that become something else: a WebSocket over HTTP/1.1 (RFC 6455, section 4). Any
-//! other upgrade is not passed on: what the gateway does not understand it could not guard.
+//! Connections that become something else: a WebSocket over HTTP/1.1 (RFC 6455, section 4), or a
+//! stream of HTTP/2 that becomes one (RFC 8441); to the app it is the same. Any other upgrade is not
+//! passed on: what the gateway does not understand it could not guard.
 
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
-use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+use ring::rand::{SecureRandom, SystemRandom};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
 
 use super::close_frame::{Frames, SESSION_ENDED};
 use super::headers::list;
 use super::live::Open;
+use crate::body::Body;
+use crate::peer::Tunnel;
 use crate::upstream::Switched;
 
 /// How long a frame under way may take to end when the session has.
@@ -23,30 +30,108 @@ const FRAME_TIME: Duration = Duration::from_millis(300);
 /// How long a browser may take to answer the goodbye.
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 
-/// Whether the request asks for a WebSocket.
-pub(super) fn wanted<B>(request: &Request<B>) -> bool {
-    // SECURITY: `Upgrade: h2c` would be a way past every later check (h2c smuggling).
-    request.version() == Version::HTTP_11
-        && request.method() == Method::GET
-        && names(request.headers(), CONNECTION, b"upgrade")
-        && names(request.headers(), UPGRADE, b"websocket")
+/// A WebSocket that a browser asks for.
+pub(super) struct Wanted {
+    browser: OnUpgrade,
+    /// Over HTTP/2 the gateway shakes hands with the app by itself.
+    over_http2: Option<(Tunnel, HeaderValue)>,
 }
 
-/// Whether an app that switches protocols switches to a WebSocket.
-pub(super) fn agreed(response: &HeaderMap) -> bool {
-    names(response, UPGRADE, b"websocket")
+/// What the request asks for, if that is a WebSocket.
+pub(super) fn wanted<B>(request: &mut Request<B>) -> Option<Wanted> {
+    let tunnel = match request.version() {
+        Version::HTTP_2 => Some(request.extensions_mut().remove::<Tunnel>()?),
+        // SECURITY: `Upgrade: h2c` would be a way past every later check (h2c smuggling).
+        Version::HTTP_11
+            if request.method() == Method::GET
+                && names(request.headers(), CONNECTION, b"upgrade")
+                && names(request.headers(), UPGRADE, b"websocket") =>
+        {
+            None
+        }
+        _ => return None,
+    };
+    let browser = hyper::upgrade::on(request);
+    Some(Wanted { browser, over_http2: tunnel.map(|tunnel| (tunnel, key())) })
 }
 
-/// Asks an upstream, or tells a browser, to change the protocol of this connection.
-pub(super) fn write(fields: &mut HeaderMap) {
+impl Wanted {
+    /// Asks an upstream to change the protocol of its connection.
+    pub(super) fn ask(&self, fields: &mut HeaderMap) {
+        write(fields);
+        if let Some((_, key)) = &self.over_http2 {
+            fields.insert(SEC_WEBSOCKET_KEY, key.clone());
+            let version = fields.entry(SEC_WEBSOCKET_VERSION);
+            version.or_insert(HeaderValue::from_static("13"));
+        }
+    }
+
+    /// Whether an app that switches protocols switches to this WebSocket.
+    pub(super) fn is_agreed(&self, response: &HeaderMap) -> bool {
+        let accepts = |(_, key): &(Tunnel, HeaderValue)| {
+            let accept = response.get(SEC_WEBSOCKET_ACCEPT);
+            accept.is_some_and(|accept| accept.as_bytes() == accepted(key).as_bytes())
+        };
+        names(response, UPGRADE, b"websocket") && self.over_http2.as_ref().is_none_or(accepts)
+    }
+
+    /// Whether this answer without a switch says something else to the browser than the app meant:
+    /// over HTTP/2 success is the switch (RFC 8441, section 5).
+    pub(super) fn is_misread(&self, status: StatusCode) -> bool {
+        self.over_http2.is_some() && status.is_success()
+    }
+
+    /// Tells the browser that the protocol has changed, and joins the two.
+    pub(super) fn switch(
+        self,
+        response: &mut Response<Body>,
+        app: Switched,
+        open: Option<Rc<Open>>,
+    ) {
+        let Self { browser, over_http2 } = self;
+        if over_http2.is_some() {
+            *response.status_mut() = StatusCode::OK;
+            response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+        } else {
+            write(response.headers_mut());
+        }
+        join(browser, app, open, over_http2.map(|(tunnel, _)| tunnel));
+    }
+}
+
+fn write(fields: &mut HeaderMap) {
     fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
+/// RFC 6455, section 4.1: 16 bytes that nobody has foreseen.
+fn key() -> HeaderValue {
+    let mut bytes = [0; 16];
+    // It is no secret: a key of zeros does as well.
+    let _ = SystemRandom::new().fill(&mut bytes);
+    let key = base64_simd::STANDARD.encode_to_string(bytes);
+    HeaderValue::try_from(key).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// What who understands WebSockets makes of a key (RFC 6455, section 4.2.2).
+fn accepted(key: &HeaderValue) -> String {
+    let mut hash = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key.as_bytes());
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    base64_simd::STANDARD.encode_to_string(hash.finish())
+}
+
 /// Joins the two connections once both have changed, until either side ends, or the session that
 /// they belong to.
-pub(super) fn join(browser: OnUpgrade, mut upstream: Switched, open: Option<Rc<Open>>) {
+fn join(
+    browser: OnUpgrade,
+    mut upstream: Switched,
+    open: Option<Rc<Open>>,
+    tunnel: Option<Tunnel>,
+) {
     tokio::task::spawn_local(async move {
+        // Its connection is in use as long as this goes on.
+        let _tunnel = tunnel;
         let Ok(browser) = browser.await else { return };
         let mut browser = TokioIo::new(browser);
         if let Some(open) = open {
@@ -109,7 +194,7 @@ struct Framed<'a, S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Framed<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        context: &mut task::Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
@@ -119,7 +204,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framed<'_, S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Framed<'_, S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        context: &mut task::Context<'_>,
         mut bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if self.open.is_over() && !bytes.is_empty() {
@@ -133,11 +218,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Framed<'_, S> {
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
@@ -183,6 +274,14 @@ mod tests {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.unwrap();
         bytes
+    }
+
+    /// The example of RFC 6455, section 1.3.
+    #[test]
+    fn a_key_is_accepted_as_the_standard_says() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accepted(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_ne!(super::key(), super::key());
     }
 
     #[tokio::test(start_paused = true)]

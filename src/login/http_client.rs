@@ -1,4 +1,4 @@
-//! One call at the provider: HTTP/1.1 over TLS, a connection of its own, bounded in time and size.
+//! One call at the provider, or at the authority that certifies us: HTTP/1.1 over TLS, a connection of its own, bounded in time and size.
 //! It follows no redirect and knows nothing of OpenID Connect.
 //!
 //! Such calls are rare (a login, a refresh, an hourly reread), so no connection is kept.
@@ -27,35 +27,35 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// Of an answer's body, in bytes. Key sets and tokens are a hundredth of it.
 const BODY_LIMIT: usize = 1024 * 1024;
 
-/// Calls the provider, and nobody else.
-pub(super) struct HttpClient {
+/// Calls whom it is told to, but nobody else than https servers.
+pub struct HttpClient {
     tls: TlsConnector,
     plain: bool,
 }
 
 /// Why a call brought no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HttpError {
+pub enum HttpError {
     /// Not https, and not http on loopback for an issuer that is http on loopback.
-    #[error("the provider's address is not one that may be called: {0}")]
+    #[error("this address is not one that may be called: {0}")]
     Address(String),
     /// No connection, or no TLS on it.
-    #[error("cannot connect to the provider: {0}")]
+    #[error("no connection: {0}")]
     Connect(#[source] io::Error),
     /// The connection broke or did not speak HTTP.
-    #[error("the exchange with the provider broke off: {0}")]
+    #[error("the exchange broke off: {0}")]
     Exchange(#[source] hyper::Error),
     /// The body broke off or is over 1 MiB.
-    #[error("the provider's answer cannot be read: {0}")]
+    #[error("the answer cannot be read: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No complete answer in 10 seconds.
-    #[error("the provider did not answer in 10 seconds")]
+    #[error("no answer within 10 seconds")]
     Late,
 }
 
 impl HttpClient {
     /// `plain` allows http on loopback, for a development provider.
-    pub(super) fn new(roots: &rustls::ClientConfig, plain: bool) -> Self {
+    pub fn new(roots: &rustls::ClientConfig, plain: bool) -> Self {
         let mut roots = roots.clone();
         roots.alpn_protocols = vec![b"http/1.1".to_vec()];
         Self { tls: TlsConnector::from(Arc::new(roots)), plain }
@@ -73,10 +73,7 @@ impl HttpClient {
     }
 
     /// Sends `request` and reads the whole answer, whatever its status.
-    pub(super) async fn call(
-        &self,
-        request: Request<Vec<u8>>,
-    ) -> Result<Response<Vec<u8>>, HttpError> {
+    pub async fn call(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, HttpError> {
         let exchange = self.call_without_limit(request);
         tokio::time::timeout(TIME_LIMIT, exchange).await.unwrap_or(Err(HttpError::Late))
     }

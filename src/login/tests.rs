@@ -71,6 +71,7 @@ impl Scene {
             provider: Arc::new(provider),
             sealer,
             refreshes: Arc::default(),
+            pace: Arc::default(),
         };
         let login = Login::new(parties, sessions, metrics);
         Self { login, stub, signer, origin, jar: HashMap::new() }

@@ -113,8 +113,9 @@ pub struct Seen {
     pub route: RouteLabel,
     /// How long the app took, if it was asked.
     pub upstream: Option<Duration>,
+    /// Who asks.
+    pub client: IpAddr,
     uri: Uri,
-    client: IpAddr,
     started: Instant,
 }
 

@@ -153,6 +153,27 @@ async fn what_cannot_be_written_is_told_to_the_next_who_writes() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_given_up_is_closed_though_its_other_end_is_slow() {
+    LocalSet::new()
+        .run_until(async {
+            let (mut posted, mut there, _) = pair(10, &Arc::default());
+            posted.write_all(&[7; 1000]).await.unwrap();
+            for _ in 0..3 {
+                yield_now().await;
+            }
+            drop(posted);
+            let mut came = Vec::new();
+            let reading = tokio::time::timeout(
+                std::time::Duration::from_secs(5),
+                there.read_to_end(&mut came),
+            );
+            reading.await.unwrap().unwrap();
+            assert_eq!(came, [7; 10]);
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn what_is_taken_back_in_time_is_never_written() {
     LocalSet::new()
         .run_until(async {

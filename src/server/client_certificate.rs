@@ -10,6 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
+use super::der::{self, Der, Element, OBJECT_IDENTIFIER, SEQUENCE, SET};
 use crate::config::{ClientCertificates, ClientCertificatesMode};
 use crate::peer::ClientCertificate;
 
@@ -46,17 +47,7 @@ pub(super) fn describe(certificate: &CertificateDer<'_>) -> ClientCertificate {
 /// The subject as RFC 4514 writes it, the last part first: `CN=Zo\C3\AB,O=Example`. ASCII alone:
 /// everything else is escaped. None if there is none, or if it is too long.
 fn subject(certificate: &[u8]) -> Option<String> {
-    // RFC 5280, section 4.1: version, serial number, algorithm, issuer, validity, subject.
-    const VERSION: u8 = 0xa0;
-    let mut certificate = Der(Der(certificate).inside(SEQUENCE)?);
-    let mut body = Der(certificate.inside(SEQUENCE)?);
-    if body.next_is(VERSION) {
-        body.element()?;
-    }
-    for _ in 0..4 {
-        body.element()?;
-    }
-    let mut names = Der(body.inside(SEQUENCE)?);
+    let mut names = der::body(certificate)?.subject;
     let mut parts = Vec::new();
     while !names.0.is_empty() {
         let mut values = Der(names.inside(SET)?);
@@ -75,49 +66,6 @@ fn subject(certificate: &[u8]) -> Option<String> {
     parts.reverse();
     let subject = parts.join(",");
     (!subject.is_empty() && subject.len() <= LONGEST).then_some(subject)
-}
-
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-
-/// Bytes that are read element by element (X.690); whatever is not as it should be is none.
-struct Der<'a>(&'a [u8]);
-
-/// A tag, what is in it, and the whole.
-struct Element<'a> {
-    tag: u8,
-    inside: &'a [u8],
-    whole: &'a [u8],
-}
-
-impl<'a> Der<'a> {
-    fn next_is(&self, tag: u8) -> bool {
-        self.0.first() == Some(&tag)
-    }
-
-    /// What is in the next element, if it has this tag.
-    fn inside(&mut self, tag: u8) -> Option<&'a [u8]> {
-        self.element().filter(|element| element.tag == tag).map(|element| element.inside)
-    }
-
-    fn element(&mut self) -> Option<Element<'a>> {
-        let (tag, rest) = self.0.split_first()?;
-        let (first, rest) = rest.split_first()?;
-        let (length, rest) = match first {
-            0..=0x7f => (usize::from(*first), rest),
-            // X.690, section 8.1.3.5: so many bytes of length follow.
-            0x81..=0x83 => {
-                let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
-            }
-            _ => return None,
-        };
-        let (inside, rest) = rest.split_at_checked(length)?;
-        let whole = self.0.get(..self.0.len() - rest.len())?;
-        self.0 = rest;
-        Some(Element { tag: *tag, inside, whole })
-    }
 }
 
 /// `CN=Zoe`; a value that is no text, or of a kind without a name, as `1.2.3=#0c03…` (RFC 4514,

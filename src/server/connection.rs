@@ -2,7 +2,7 @@
 //! the client, by a limit, or because the gateway stops. What a request gets is the gateway's: the
 //! one in force when it comes, also if the connection is older.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
@@ -14,7 +14,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -29,6 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client_certificate::describe;
+use super::clients::{Clients, Place};
 use super::coalesce::Coalesce;
 use super::generation::Generation;
 use super::heads::{Guarded, Heads};
@@ -36,13 +38,13 @@ use super::proxy_protocol;
 use super::tls::Certificates;
 use super::watch::{UnderWay, Watch, Watched, Watches};
 use crate::body::{Body, BodyError};
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::gateway::Gateway;
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
 use crate::observe::request::route_name;
 use crate::outbox::{Outbox, Posted};
-use crate::peer::Peer;
+use crate::peer::{Peer, Tunnel};
 use crate::session::Memory;
 
 /// hyper's own limit of fields, which it checks without an allocation.
@@ -55,6 +57,11 @@ const TOO_LATE: &[u8] =
 /// How long a client may take to hear that its connection is closed.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// A connection on which nobody asks for so long is closed when the gateway stops.
+const QUIET: Duration = Duration::from_secs(1);
+/// So much longer where nobody has asked yet.
+const PATIENCE: usize = 3;
+
 /// What the connections of one worker have in common.
 pub(super) struct Connections {
     /// What is in force.
@@ -65,8 +72,11 @@ pub(super) struct Connections {
     watches: Rc<Watches>,
     metrics: Rc<WorkerMetrics>,
     log: Option<Rc<AccessLog>>,
+    clients: Arc<Clients>,
     outbox: Arc<Outbox>,
     stopped: watch::Receiver<bool>,
+    /// The same, read without a lock.
+    stopping: Cell<bool>,
 }
 
 /// What this worker makes of one generation.
@@ -74,6 +84,8 @@ struct Serving {
     gateway: Rc<Gateway>,
     tls: TlsAcceptor,
     certificates: Arc<Certificates>,
+    /// Of whom connections are counted, and how many each may have.
+    config: Arc<Config>,
     /// Who writes a PROXY header, where that is wanted.
     proxies: Option<Vec<IpNet>>,
     handshake_time: Duration,
@@ -89,13 +101,28 @@ impl Connections {
         watches: Rc<Watches>,
         metrics: Rc<WorkerMetrics>,
         log: Option<Rc<AccessLog>>,
+        clients: Arc<Clients>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
         let outbox = Arc::default();
         let serving = Serving::new(generation, &memory, metrics.clone(), log.as_ref(), &outbox);
-        let serving = RefCell::new(Rc::new(serving));
-        let before = RefCell::default();
-        Self { serving, before, memory, watches, metrics, log, outbox, stopped }
+        Self {
+            serving: RefCell::new(Rc::new(serving)),
+            before: RefCell::default(),
+            memory,
+            watches,
+            metrics,
+            log,
+            clients,
+            outbox,
+            stopped,
+            stopping: Cell::new(false),
+        }
+    }
+
+    /// The gateway stops: each response is the last of its connection.
+    pub(super) fn stop(&self) {
+        self.stopping.set(true);
     }
 
     /// Requests that come from now on are answered by this generation, on every connection; those
@@ -129,8 +156,11 @@ impl Connections {
         address: IpAddr,
         permit: OwnedSemaphorePermit,
     ) {
-        let open = self.metrics.connection();
         let serving = self.serving.borrow().clone();
+        // Before the handshake, which costs more than all that comes after it.
+        let Some(place) = self.enter(&serving, address) else { return };
+        let open = self.metrics.connection();
+        let peer = address;
         // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
         let arrival = tokio::time::timeout(serving.handshake_time, serving.arrive(stream, address));
         let (stream, address) = match Box::pin(arrival).await {
@@ -138,8 +168,13 @@ impl Connections {
             Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
             Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
         };
+        // Whom a load balancer speaks for is a client as well.
+        let named = if address == peer { None } else { Some(self.enter(&serving, address)) };
+        if matches!(named, Some(None)) {
+            return;
+        }
         // A connection that becomes a WebSocket goes on counting: its stream has the watch.
-        let watch = self.watches.add(Box::new((open, permit)));
+        let watch = self.watches.add(Box::new((open, permit, place, named)));
         let peer = serving.peer(&stream, address);
         let client = peer.address;
         let exchange = exchange(self.clone(), peer, watch.clone());
@@ -154,7 +189,7 @@ impl Connections {
             tokio::select! {
                 ended = connection.as_mut() => return self.ended_http2(ended, client),
                 () = watch.closed() => return,
-                () = self.stop() => connection.as_mut().graceful_shutdown(),
+                () = self.may_leave(&watch) => connection.as_mut().graceful_shutdown(),
             }
             let ended = connection.await;
             self.ended_http2(ended, client);
@@ -171,7 +206,7 @@ impl Connections {
                     let stream = connection.into_parts().map(|parts| parts.io.into_inner());
                     return Box::pin(self.too_late(stream, &watch, client)).await;
                 }
-                () = self.stop() => None,
+                () = self.may_leave(&watch) => None,
             };
             let ended = if let Some(ended) = ended {
                 ended
@@ -183,9 +218,19 @@ impl Connections {
             let said_goodbye = ended.as_ref().err().is_none_or(hyper::Error::is_parse);
             self.ended_http1(ended, client);
             if let Some(parts) = connection.into_parts().filter(|_| said_goodbye) {
-                linger(parts.io.into_inner()).await;
+                linger(parts.io.into_inner().inner.inner).await;
             }
         }
+    }
+
+    /// A place for a connection of this client, if it may have one more.
+    fn enter(&self, serving: &Serving, address: IpAddr) -> Option<Place> {
+        let place = self.clients.enter(address, &serving.config.server);
+        if place.is_none() {
+            self.metrics.refused_connection();
+            tracing::debug!(%address, "a client has too many connections");
+        }
+        place
     }
 
     /// hyper answers what it cannot read by itself, and closes; nobody else would hear of it.
@@ -217,7 +262,7 @@ impl Connections {
             stream.shutdown().await
         };
         if let Ok(Ok(())) = tokio::time::timeout(LINGER, telling).await {
-            linger(stream).await;
+            linger(stream.inner.inner).await;
         }
     }
 
@@ -239,10 +284,29 @@ impl Connections {
         }
     }
 
-    /// Ends when the gateway stops.
-    async fn stop(&self) {
+    /// Ends when the gateway stops and the connection can be closed without anybody being cut off:
+    /// who has just connected is to be answered once, and who asks again at this moment (RFC 9112,
+    /// section 9.6, warns of it) with the word that it was the last time.
+    async fn may_leave(&self, watch: &Watch) {
         // The sender lives until every worker has ended.
         let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
+        // Boxed: an idle connection's task keeps no room for its end.
+        Box::pin(came_to_rest(watch)).await;
+    }
+}
+
+async fn came_to_rest(watch: &Watch) {
+    for _ in 0..PATIENCE {
+        if watch.is_multiplexed() && watch.is_at_rest() {
+            return;
+        }
+        tokio::time::sleep(QUIET).await;
+        if watch.is_at_rest() {
+            return;
+        }
+    }
+    while !watch.is_idle() {
+        tokio::time::sleep(QUIET).await;
     }
 }
 
@@ -269,6 +333,7 @@ impl Serving {
             gateway: Rc::new(gateway),
             tls: TlsAcceptor::from(generation.server_tls.clone()),
             certificates: generation.certificates.clone(),
+            config: config.clone(),
             proxies: proxies.then(|| config.server.trusted_proxies.clone()),
             handshake_time: limits.handshake_time,
             http1: http1(limits),
@@ -322,13 +387,15 @@ fn http1(limits: &Limits) -> http1::Builder {
 fn http2(limits: &Limits) -> http2::Builder<Local> {
     let mut builder = http2::Builder::new(Local);
     builder
+        .enable_connect_protocol()
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
     builder
 }
 
-/// Reads on for a moment where the gateway has said the last word: a connection that is closed with
-/// bytes unread is reset, and its client may lose what it was told (RFC 9112, section 9.6).
+/// Reads on for a moment, past who looks at heads, where the gateway has said the last word: a
+/// connection that is closed with bytes unread is reset, and its client may lose what it was told
+/// (RFC 9112, section 9.6).
 async fn linger(mut stream: impl AsyncRead + Unpin) {
     let rest = async {
         let mut buffer = [0; 1024];
@@ -355,17 +422,32 @@ fn exchange(
 ) -> impl Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible, Future: 'static>
 {
     let peer = Rc::new(peer);
-    service_fn(move |request| {
+    service_fn(move |mut request: Request<Incoming>| {
+        if request.method() == Method::CONNECT {
+            tunnel(&mut request, &watch);
+        }
         let (gateway, peer, watch) = (connections.gateway(), peer.clone(), watch.clone());
-        let under_way = watch.request();
+        let (under_way, connections) = (watch.request(), connections.clone());
         async move {
-            let response = gateway.answer(request, &peer).await;
+            let mut response = gateway.answer(request, &peer).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 watch.upgraded();
+            } else if connections.stopping.get() && !watch.is_multiplexed() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(|body| Sent { body, _under_way: under_way, _gateway: gateway }))
         }
     })
+}
+
+/// A WebSocket over HTTP/2 is asked for by CONNECT (RFC 8441, section 4); from here on it is the GET
+/// that it is over HTTP/1.1. Any other CONNECT stays one, and is refused.
+fn tunnel(request: &mut Request<Incoming>, watch: &Arc<Watch>) {
+    let protocol = request.extensions().get::<hyper::ext::Protocol>();
+    if protocol.is_some_and(|protocol| protocol.as_str() == "websocket") {
+        *request.method_mut() = Method::GET;
+        request.extensions_mut().insert(Tunnel::new(watch.request()));
+    }
 }
 
 /// A response's body; while it lasts its request is under way.

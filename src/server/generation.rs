@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::StartError;
 use super::tls::{self, Certificates, Tickets};
 use crate::config::Config;
-use crate::login::{Parties, Provider, ProviderError, Refreshes};
+use crate::login::{Pace, Parties, Provider, ProviderError, Refreshes};
 use crate::route::Routes;
 use crate::session::Sealer;
 use crate::upstream::Directory;
@@ -52,7 +52,16 @@ impl Generation {
     pub(super) fn first(config: Config) -> Result<Self, StartError> {
         let client_tls = tls::roots()?;
         let provider = Arc::new(Provider::new(&config.provider, &client_tls)?);
-        Self::new(config, &client_tls, provider, Arc::default(), Tickets::new()?, None)
+        let (refreshes, pace) = Default::default();
+        Self::new(config, &client_tls, provider, refreshes, pace, Tickets::new()?, None)
+    }
+
+    /// Ends when logins are possible.
+    ///
+    /// # Errors
+    /// When the provider cannot be reached in time.
+    pub(super) async fn reach_provider(&self) -> Result<(), Refused> {
+        reach(&self.parties.provider).await
     }
 
     /// The one that takes this one's place. Logins under way, refreshes and TLS tickets go on;
@@ -70,20 +79,17 @@ impl Generation {
         } else {
             let provider = before.provider.with(&config.provider, &client_tls);
             let provider = provider.map_err(|error| one(error.into()))?;
-            let reached = tokio::time::timeout(REACH_TIME, provider.reach()).await;
-            reached
-                .map_err(|_| vec![Refused::Late])?
-                .map_err(|error| vec![Refused::Provider(error)])?;
+            reach(&provider).await.map_err(|refused| vec![refused])?;
             Arc::new(provider)
         };
-        let refreshes = before.refreshes.clone();
+        let (refreshes, pace) = (before.refreshes.clone(), before.pace.clone());
         // SECURITY: a resumed session is not verified again: who was let in under other rules has
         // to show a certificate under these.
         let same = before.config.server.client_certificates == config.server.client_certificates;
         let tickets = if same { Ok(self.tickets.clone()) } else { Tickets::new() };
         let tickets = tickets.map_err(|error| one(error.into()))?;
         let directory = Some(&*self.directory);
-        Self::new(config, &client_tls, provider, refreshes, tickets, directory).map_err(one)
+        Self::new(config, &client_tls, provider, refreshes, pace, tickets, directory).map_err(one)
     }
 
     fn new(
@@ -91,6 +97,7 @@ impl Generation {
         client_tls: &Arc<ClientConfig>,
         provider: Arc<Provider>,
         refreshes: Arc<Refreshes>,
+        pace: Arc<Pace>,
         tickets: Tickets,
         before: Option<&Directory>,
     ) -> Result<Self, StartError> {
@@ -101,7 +108,7 @@ impl Generation {
         let directory = Directory::new(&config.routes, &config.server.limits, client_tls, before)?;
         let directory = Arc::new(directory);
         let sealer = Arc::new(Sealer::new(&config.session.secrets));
-        let parties = Parties { config: Arc::new(config), provider, sealer, refreshes };
+        let parties = Parties { config: Arc::new(config), provider, sealer, refreshes, pace };
         Ok(Self { parties, directory, server_tls, certificates, routes, tickets })
     }
 
@@ -109,6 +116,11 @@ impl Generation {
     pub(super) fn config(&self) -> &Arc<Config> {
         &self.parties.config
     }
+}
+
+async fn reach(provider: &Provider) -> Result<(), Refused> {
+    let reached = tokio::time::timeout(REACH_TIME, provider.reach()).await;
+    reached.map_err(|_| Refused::Late)?.map_err(Refused::Provider)
 }
 
 /// The keys that differ and that only a start can change: sockets are bound, threads run, and
@@ -120,6 +132,7 @@ fn settled(before: &Config, after: &Config) -> Vec<&'static str> {
         ("server.https", old.https == new.https),
         ("server.http", old.http == new.http),
         ("server.admin", old.admin == new.admin),
+        ("server.handover", old.handover == new.handover),
         ("server.workers", old.workers == new.workers),
         ("session.redis", kept_in(before) == kept_in(after)),
     ]
@@ -143,8 +156,11 @@ mod tests {
         server.https.set_port(1);
         server.http = Some(server.https);
         server.admin = Some(server.https);
+        server.handover = Some("x".into());
         server.workers += 1;
-        let keys = ["server.https", "server.http", "server.admin", "server.workers"];
-        assert_eq!(settled(&before, &after), keys);
+        assert_eq!(
+            settled(&before, &after),
+            ["https", "http", "admin", "handover", "workers"].map(|key| format!("server.{key}"))
+        );
     }
 }

@@ -254,6 +254,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
         ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
         if !this.watch.is_upgraded() {
             this.heads.look(buffer.filled_mut().get_mut(before..).unwrap_or_default());
+            this.watch.within_head(this.heads.is_within());
         }
         Poll::Ready(Ok(()))
     }

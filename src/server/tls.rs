@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -45,7 +46,19 @@ impl Certificates {
 }
 
 fn read(files: &[config::Certificate]) -> Result<Vec<Arc<CertifiedKey>>, CertificateError> {
-    files.iter().map(|file| load(file).map(Arc::new)).collect()
+    let one = |file: &config::Certificate| match file.is_yet_to_come().then(|| stand_in(file)) {
+        Some(Some(certified)) => Ok(Arc::new(certified)),
+        _ => load(file).map(Arc::new),
+    };
+    files.iter().map(one).collect()
+}
+
+/// What is served until an ordered certificate is there: browsers warn of it.
+fn stand_in(file: &config::Certificate) -> Option<CertifiedKey> {
+    let made = rcgen::generate_simple_self_signed(file.acme.clone()).ok()?;
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
+    let provider = rustls::crypto::ring::default_provider();
+    CertifiedKey::from_der(vec![made.cert.der().clone()], key, &provider).ok()
 }
 
 /// The first certificate that is good for the name; the first of all if none is.
@@ -100,7 +113,17 @@ pub(super) fn settings(
 
 /// What the gateway trusts when it is the client: the machine's own roots.
 pub(super) fn roots() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
+    roots_and(&[])
+}
+
+/// The machine's own roots, and these.
+pub(super) fn roots_and(
+    others: &[CertificateDer<'static>],
+) -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
     let mut roots = rustls::RootCertStore::empty();
+    for other in others {
+        roots.add(other.clone())?;
+    }
     let found = rustls_native_certs::load_native_certs();
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {

@@ -44,6 +44,10 @@ pub(super) struct Watch {
     under_way: AtomicU64,
     multiplexed: AtomicBool,
     upgraded: AtomicBool,
+    /// Whether there was a request.
+    asked: AtomicBool,
+    /// What came last was a part of a head.
+    within_head: AtomicBool,
     close: Notify,
     /// What counts the connection as open.
     _held: Box<dyn Any + Send + Sync>,
@@ -81,6 +85,8 @@ impl Watches {
             under_way: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            within_head: AtomicBool::new(false),
             close: Notify::new(),
             _held: held,
         });
@@ -133,9 +139,26 @@ impl Watch {
         self.head.store(NONE, Relaxed);
     }
 
+    /// Whether frames of many requests are mixed.
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Relaxed)
+    }
+
+    /// Whether what came last was a part of a head, which may have come with the request before it.
+    pub(super) fn within_head(&self, within: bool) {
+        self.within_head.store(within, Relaxed);
+    }
+
     /// Whether no request is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.load(Relaxed) == 0
+    }
+
+    /// Whether the client has asked and nothing is to come of that; over HTTP/2, where a farewell
+    /// says which requests are answered still, whether it has asked.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let over = self.is_multiplexed() || (self.is_idle() && self.head.load(Relaxed) == NONE);
+        over && self.asked.load(Relaxed)
     }
 
     /// What follows on this connection is no HTTP (RFC 9110, section 7.8).
@@ -150,6 +173,7 @@ impl Watch {
     /// A head has come; until the guard is dropped its request is under way.
     pub(super) fn request(self: &Arc<Self>) -> UnderWay {
         self.head.store(NONE, Relaxed);
+        self.asked.store(true, Relaxed);
         self.under_way.fetch_add(1, Relaxed);
         UnderWay(self.clone())
     }
@@ -171,8 +195,12 @@ pub(super) struct UnderWay(Arc<Watch>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        let now = self.0.now.load(Relaxed);
         self.0.under_way.fetch_sub(1, Relaxed);
-        self.0.last.store(self.0.now.load(Relaxed), Relaxed);
+        self.0.last.store(now, Relaxed);
+        if self.0.within_head.load(Relaxed) {
+            self.0.head.store(now, Relaxed);
+        }
     }
 }
 
@@ -187,11 +215,19 @@ impl<T> Watched<T> {
         let now = self.watch.now.load(Relaxed);
         if poll.is_ready() {
             self.watch.last.store(now, Relaxed);
+        }
+        self.moves(poll.is_ready());
+        poll
+    }
+
+    /// Whether the client takes what is written; what a layer below keeps is not taken yet.
+    fn moves(&self, moves: bool) {
+        let now = self.watch.now.load(Relaxed);
+        if moves {
             self.watch.blocked.store(NONE, Relaxed);
         } else if self.watch.blocked.load(Relaxed) == NONE {
             self.watch.blocked.store(now, Relaxed);
         }
-        poll
     }
 }
 
@@ -234,7 +270,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        let poll = Pin::new(&mut self.inner).poll_flush(context);
+        self.moves(poll.is_ready());
+        poll
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -268,6 +306,10 @@ mod tests {
         assert!(!all.is_over(&watch, 150) && all.is_over(&watch, 151), "it is idle");
         watch.read();
         assert!(!all.is_over(&watch, 110) && all.is_over(&watch, 111), "a head is not complete");
+        let request = watch.request();
+        watch.within_head(true);
+        drop(request);
+        assert!(!all.is_over(&watch, 110) && all.is_over(&watch, 111), "it came with a request");
         watch.multiplexed();
         assert!(!all.is_over(&watch, 150) && all.is_over(&watch, 151), "frames are no heads");
     }
@@ -282,6 +324,8 @@ mod tests {
         assert!(!all.is_over(&watch, 50) && all.is_over(&watch, 51));
         let _ = watched.wrote(Poll::Ready(Ok(1)));
         assert!(!all.is_over(&watch, 51));
+        watched.moves(false);
+        assert!(all.is_over(&watch, 51), "it was written, and is not taken");
     }
 
     #[test]

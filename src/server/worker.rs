@@ -1,16 +1,17 @@
-//! One worker: a thread with a runtime, a listener, sessions' cache and upstream connections of its
+//! One worker: a thread with a runtime, listeners, sessions' cache and upstream connections of its
 //! own. What it shares with the others it holds behind `Arc`s. When the file is read again it takes
 //! over what was made of it, between two requests.
 
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 
 use super::accept::accept;
+use super::clients::Clients;
 use super::connection::Connections;
 use super::generation::Generation;
 use super::runtime;
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     /// One for each connection that may be open.
     pub(super) permits: Arc<Semaphore>,
+    pub(super) clients: Arc<Clients>,
     pub(super) log: Option<LogSender>,
 }
 
@@ -38,7 +40,8 @@ pub(super) struct Handed {
 
 /// A worker that has not begun.
 pub(super) struct Worker {
-    pub(super) listener: std::net::TcpListener,
+    /// At least one.
+    pub(super) listeners: Vec<std::net::TcpListener>,
     pub(super) shared: Arc<Shared>,
     /// The generation in force.
     pub(super) handed: watch::Receiver<Handed>,
@@ -53,8 +56,7 @@ impl Worker {
     }
 
     async fn serve(self) -> io::Result<()> {
-        let Self { listener, shared, mut handed, mut stopped } = self;
-        let listener = TcpListener::from_std(listener)?;
+        let Self { listeners, shared, mut handed, mut stopped } = self;
         let first = handed.borrow_and_update().generation.clone();
         let metrics = Rc::new(shared.metrics.worker());
         let format = first.config().log.format;
@@ -67,34 +69,45 @@ impl Worker {
         // Nothing is ever sent: it closes when the last connection has ended.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let memory = shared.memory.clone();
-        let connections =
-            Connections::new(&first, memory, watches, metrics, log.clone(), stopped.clone());
+        let connections = Connections::new(
+            &first,
+            memory,
+            watches,
+            metrics,
+            log.clone(),
+            shared.clients.clone(),
+            stopped.clone(),
+        );
         let connections = Rc::new(connections);
         drop(first);
-        {
-            let serve = |stream, address, permit| {
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            let (connections, alive) = (connections.clone(), alive.clone());
+            let serve = move |stream, address, permit| {
                 let (connections, alive) = (connections.clone(), alive.clone());
                 tokio::task::spawn_local(async move {
                     connections.serve(stream, address, permit).await;
                     drop(alive);
                 });
             };
-            let mut accepting = pin!(accept(listener, shared.permits.clone(), serve));
-            loop {
-                tokio::select! {
-                    never = accepting.as_mut() => match never {},
-                    // The senders live until every worker has ended.
-                    _ = stopped.wait_for(|stopped| *stopped) => break,
-                    Ok(()) = handed.changed() => {
-                        let Handed { generation, taken } = handed.borrow_and_update().clone();
-                        connections.take_over(&generation);
-                        let _ = taken.send(());
-                    }
+            let listener = TcpListener::from_std(listener)?;
+            accepting.spawn_local(accept(listener, shared.permits.clone(), stopped.clone(), serve));
+        }
+        loop {
+            tokio::select! {
+                // The senders live until every worker has ended.
+                _ = stopped.wait_for(|stopped| *stopped) => break,
+                Ok(()) = handed.changed() => {
+                    let Handed { generation, taken } = handed.borrow_and_update().clone();
+                    connections.take_over(&generation);
+                    let _ = taken.send(());
                 }
             }
         }
+        connections.stop();
         drop(alive);
         let drained = async {
+            while accepting.join_next().await.is_some() {}
             let _ = ended.recv().await;
             connections.settled().await;
         };

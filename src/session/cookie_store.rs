@@ -92,14 +92,15 @@ impl CookieStore {
                 }
                 _ => current,
             };
-            if !self.lifetimes.allow(base, now) {
+            // The newest version need not be of the browser that used the session last.
+            let touched_at = base.touched_at.max(current.touched_at);
+            if now >= self.lifetimes.end_after(base.created_at, touched_at) {
                 return Err(CommitRefused::NoSession);
             }
             Ok(match edit.apply(base)? {
                 Next::Same => (Made::Same, None),
                 Next::End => (Made::End, None),
                 Next::Session(session) => {
-                    let touched_at = session.touched_at.max(current.touched_at);
                     let version = base.version + 1;
                     let newest = self.seal(Session { version, touched_at, ..session })?;
                     (Made::Held(self.hold(newest.clone())), Some(newest))

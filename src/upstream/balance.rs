@@ -4,14 +4,16 @@
 
 use std::cell::Cell;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::{Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
+use super::Switched;
 use super::condition::{Condition, State};
 use crate::body::{Body, BodyError, Stream};
 
@@ -20,7 +22,7 @@ pub(super) struct Member {
     pub(super) weight: u32,
     pub(super) condition: Arc<Condition>,
     /// Requests of this worker that it has not answered to the end.
-    pub(super) under_way: Rc<Cell<u32>>,
+    pub(super) under_way: Arc<AtomicU32>,
     /// Its name, hashed: the same in every worker, every gateway and after every start.
     pub(super) spread: u64,
 }
@@ -89,7 +91,7 @@ impl Balance {
         let Some(other) = self.any(except.and(one)) else { return Some(one) };
         let load = |index: usize, beside: usize| {
             let (member, beside) = (self.members.get(index)?, self.members.get(beside)?);
-            Some(u64::from(member.under_way.get()) * u64::from(beside.weight))
+            Some(u64::from(member.under_way.load(Relaxed)) * u64::from(beside.weight))
         };
         if load(other, one)? < load(one, other)? { Some(other) } else { Some(one) }
     }
@@ -147,28 +149,33 @@ fn unit(number: u64) -> f64 {
     ((number >> 12) as f64 + 0.5) / (1_u64 << 52) as f64
 }
 
-/// A request under way, until this is dropped.
-pub(super) struct UnderWay(Rc<Cell<u32>>);
+/// A request under way, until this is dropped. Nobody counts but its worker: the atomic is for
+/// WebSockets, which travel in what must be `Send`.
+pub(super) struct UnderWay(Arc<AtomicU32>);
 
 impl UnderWay {
     /// One more.
-    pub(super) fn begin(count: &Rc<Cell<u32>>) -> Self {
-        count.set(count.get().saturating_add(1));
+    pub(super) fn begin(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Relaxed);
         Self(count.clone())
     }
 
-    /// It is under way until the body has come, or nobody wants it any more.
-    pub(super) fn until_the_end_of(self, body: Body) -> Body {
-        match body {
+    /// It is under way until the response has come to its end, or nobody wants it any more.
+    pub(super) fn until_the_end_of(self, mut response: Response<Body>) -> Response<Body> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            Switched::hold(&mut response, self);
+            return response;
+        }
+        response.map(|body| match body {
             Body::Stream(stream) => Body::stream(Counted { stream, _under_way: self }),
             body => body,
-        }
+        })
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -208,7 +215,7 @@ mod tests {
         let member = |(at, weight): (usize, &u32)| Member {
             weight: *weight,
             condition: Arc::new(Condition::new(format!("http://127.0.0.1:{at}"))),
-            under_way: Rc::default(),
+            under_way: Arc::default(),
             spread: spread(&format!("http://127.0.0.1:{at}")),
         };
         Balance::new(weights.iter().enumerate().map(member).collect())
@@ -239,13 +246,13 @@ mod tests {
     #[test]
     fn a_busy_upstream_gets_less() {
         let balance = balance(&[1, 1, 1]);
-        balance.members[0].under_way.set(10);
+        balance.members[0].under_way.store(10, Relaxed);
         let shares = shares(&balance, 3000, false);
         assert_eq!(shares[0], 0, "another is always less busy");
         // Twice the weight bears twice the load.
         let balance = self::balance(&[2, 1]);
-        balance.members[0].under_way.set(3);
-        balance.members[1].under_way.set(2);
+        balance.members[0].under_way.store(3, Relaxed);
+        balance.members[1].under_way.store(2, Relaxed);
         assert_eq!(balance.choose(Except::default(), None), Some(0));
     }
 
@@ -255,9 +262,10 @@ mod tests {
         for _ in 0..8000 {
             let index = balance.choose(Except::default(), None).unwrap();
             let member = &balance.members[index];
-            member.under_way.set(member.under_way.get() + 1);
+            member.under_way.fetch_add(1, Relaxed);
         }
-        let all: Vec<_> = balance.members.iter().map(|member| member.under_way.get()).collect();
+        let all: Vec<_> =
+            balance.members.iter().map(|member| member.under_way.load(Relaxed)).collect();
         assert!(all.iter().all(|count| (990..=1010).contains(count)), "{all:?}");
     }
 

@@ -1,20 +1,23 @@
 //! One worker's way to one upstream, in the protocol that the upstream speaks: as configured, or as
 //! the TLS handshake says.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use http::header::UPGRADE;
 use http::{Request, Response};
 
-use super::connect::Tls;
+use super::connect::Reach;
 use super::directory::{Known, Ways};
 use super::http2::{Failed, Http2};
+use super::names::{self, Moves};
 use super::pool::{NoResponse, Pool};
 use crate::body::Body;
 use crate::config::Limits;
+use crate::config::value::UpstreamUrl;
 use crate::outbox::Outbox;
 
 /// How long an upstream that has chosen HTTP/1.1 is not asked for HTTP/2 again.
@@ -27,6 +30,17 @@ pub(super) enum Channel {
     Http2(Rc<Http2>),
     /// Whichever it prefers.
     Either(Rc<Either>),
+    /// Whichever, to an upstream that may move.
+    Named(Rc<Named>),
+}
+
+/// A way to an upstream that has a name.
+pub(super) struct Named {
+    moves: Moves,
+    /// Of `moves`, when the connections were begun.
+    seen: Cell<u64>,
+    channel: RefCell<Channel>,
+    make: Box<dyn Fn() -> Channel>,
 }
 
 /// An upstream that has a choice.
@@ -39,13 +53,28 @@ pub(super) struct Either {
 
 impl Channel {
     pub(super) fn new(known: &Known, limits: &Limits, outbox: &Arc<Outbox>) -> Self {
-        let url = &known.upstream.url;
+        let (url, limits, outbox) = (known.upstream.url.clone(), limits.clone(), outbox.clone());
+        let ways = known.ways.clone();
+        let moves_about = names::name(&url).is_some();
+        let make = move || Self::fixed(&url, &ways, &limits, &outbox);
+        if !moves_about {
+            return make();
+        }
+        Self::Named(Rc::new(Named {
+            moves: known.moves.clone(),
+            seen: Cell::new(known.moves.load(Relaxed)),
+            channel: RefCell::new(make()),
+            make: Box::new(make),
+        }))
+    }
+
+    fn fixed(url: &UpstreamUrl, ways: &Ways, limits: &Limits, outbox: &Arc<Outbox>) -> Self {
         let http1 =
-            |tls: &Tls| Rc::new(Pool::new(url.clone(), tls.clone(), limits, outbox.clone()));
-        let http2 = |tls: &Tls| Http2::new(url.clone(), tls.clone(), limits);
-        match &known.ways {
-            Ways::Http1(tls) => Self::Http1(http1(tls)),
-            Ways::Http2(tls) => Self::Http2(http2(tls)),
+            |reach: &Reach| Rc::new(Pool::new(url.clone(), reach.clone(), limits, outbox.clone()));
+        let http2 = |reach: &Reach| Http2::new(url.clone(), reach.clone(), limits);
+        match ways {
+            Ways::Http1(reach) => Self::Http1(http1(reach)),
+            Ways::Http2(reach) => Self::Http2(http2(reach)),
             Ways::Either { http1: one, http2: two } => Self::Either(Rc::new(Either {
                 http1: http1(one),
                 http2: http2(two),
@@ -61,7 +90,23 @@ impl Channel {
             // Boxed, so that the future of the usual case is no larger.
             Self::Http2(http2) => Box::pin(only(http2, request)).await,
             Self::Either(either) => Box::pin(either.send(request)).await,
+            Self::Named(named) => {
+                let channel = named.channel();
+                Box::pin(async move { channel.send(request).await }).await
+            }
         }
+    }
+}
+
+impl Named {
+    /// The way there, without connections to where the upstream was before it moved. Those in use
+    /// are used to the end.
+    fn channel(&self) -> Channel {
+        let moves = self.moves.load(Relaxed);
+        if self.seen.replace(moves) != moves {
+            *self.channel.borrow_mut() = (self.make)();
+        }
+        self.channel.borrow().clone()
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -16,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::names::Names;
 use crate::config::upstream::UpstreamTls;
 use crate::config::value::UpstreamUrl;
 
@@ -29,20 +30,22 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// How an https upstream is spoken to.
+/// How an upstream is reached, beside its URL.
 #[derive(Clone)]
-pub struct Tls {
+pub struct Reach {
+    names: Names,
     connector: TlsConnector,
     /// In place of the URL's host.
-    name: Option<ServerName<'static>>,
+    server_name: Option<ServerName<'static>>,
 }
 
-impl Tls {
+impl Reach {
     /// Trusting whom `base` trusts, or as `settings` say; offers these protocols (ALPN, RFC 7301).
     pub(super) fn new(
         base: &Arc<ClientConfig>,
         settings: Option<&UpstreamTls>,
         protocols: &[&[u8]],
+        names: Names,
     ) -> Result<Self, rustls::Error> {
         let UpstreamTls { ca, identity, server_name } = settings.cloned().unwrap_or_default();
         let mut config = match ca {
@@ -60,7 +63,7 @@ impl Tls {
         // SECURITY: a session that began under other authorities, or as somebody else, is not
         // resumed.
         config.resumption = Resumption::default();
-        Ok(Self { connector: Arc::new(config).into(), name: server_name })
+        Ok(Self { names, connector: Arc::new(config).into(), server_name })
     }
 }
 
@@ -76,31 +79,56 @@ impl Stream {
 
 /// Connects within `limit`, name resolution and the TLS handshake included. The addresses of a
 /// name are tried in the resolver's order.
-pub async fn connect(url: &UpstreamUrl, tls: &Tls, limit: Duration) -> io::Result<Stream> {
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("not within {limit:?}"));
-    tokio::time::timeout(limit, establish(url, tls)).await.unwrap_or_else(|_| Err(late()))
+pub(super) async fn connect(
+    url: &UpstreamUrl,
+    reach: &Reach,
+    limit: Duration,
+) -> io::Result<Stream> {
+    let establishing = establish(url, reach, Instant::now() + limit);
+    tokio::time::timeout(limit, establishing).await.unwrap_or_else(|_| Err(late()))
 }
 
-async fn establish(url: &UpstreamUrl, tls: &Tls) -> io::Result<Stream> {
+async fn establish(url: &UpstreamUrl, reach: &Reach, until: Instant) -> io::Result<Stream> {
+    let tcp = |host, port| tcp(&reach.names, host, port, until);
     match url {
         UpstreamUrl::Http { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
         UpstreamUrl::Https { host, port } => {
-            let name = match &tls.name {
+            let name = match &reach.server_name {
                 Some(name) => name.clone(),
                 None => ServerName::try_from(host.clone()).map_err(io::Error::other)?,
             };
-            let stream = tls.connector.connect(name, tcp(host, *port).await?).await?;
+            let stream = reach.connector.connect(name, tcp(host, *port).await?).await?;
             Ok(Stream::Tls(Box::new(stream)))
         }
         UpstreamUrl::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
     }
 }
 
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect((host, port)).await?;
-    // A request's head and its first bytes must not wait for each other's acknowledgement.
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// Each address has its share of the time that is left, so that one which does not answer at all
+/// leaves some for the others.
+async fn tcp(names: &Names, host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
+    let addresses = names.resolve(host, port).await?;
+    let mut failed = late();
+    for (left, address) in
+        (1..=u32::try_from(addresses.len()).unwrap_or(u32::MAX)).rev().zip(addresses)
+    {
+        let share = until.saturating_duration_since(Instant::now()) / left;
+        let connected = tokio::time::timeout(share, TcpStream::connect(address)).await;
+        match connected.unwrap_or_else(|_| Err(late())) {
+            Ok(stream) => {
+                // A request's head and its first bytes must not wait for each other's
+                // acknowledgement.
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no connection within connect_time")
 }
 
 /// Calls `$method` of whichever stream it is.

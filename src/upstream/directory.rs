@@ -6,8 +6,9 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use super::condition::{Condition, State};
-use super::connect::Tls;
+use super::connect::Reach;
 use super::health;
+use super::names::{self, Moves, Names};
 use crate::config::upstream::{HealthCheck, Upstream, UpstreamProtocol};
 use crate::config::value::UpstreamUrl;
 use crate::config::{Limits, Route};
@@ -15,6 +16,7 @@ use crate::config::{Limits, Route};
 /// The upstreams of all routes.
 pub struct Directory {
     pub(super) limits: Limits,
+    pub(super) names: Names,
     pub(super) known: Vec<Known>,
     /// The entries of each route, in the file's order.
     pub(super) routes: Vec<Vec<Entry>>,
@@ -30,22 +32,31 @@ pub(super) struct Known {
     /// Of all routes that name it.
     pub(super) checks: Vec<HealthCheck>,
     pub(super) condition: Arc<Condition>,
+    /// Where its name had addresses that it has no more.
+    pub(super) moves: Moves,
 }
 
 /// Which protocols it may be asked in, and with which TLS, if it is an https upstream.
+#[derive(Clone)]
 pub(super) enum Ways {
-    Http1(Tls),
-    Http2(Tls),
+    Http1(Reach),
+    Http2(Reach),
     /// The handshake says.
     Either {
-        http1: Tls,
-        http2: Tls,
+        http1: Reach,
+        http2: Reach,
     },
 }
 
 impl Ways {
-    fn new(upstream: &Upstream, base: &Arc<ClientConfig>) -> Result<Self, rustls::Error> {
-        let tls = |protocols: &[&[u8]]| Tls::new(base, upstream.tls.as_deref(), protocols);
+    fn new(
+        upstream: &Upstream,
+        base: &Arc<ClientConfig>,
+        names: &Names,
+    ) -> Result<Self, rustls::Error> {
+        let tls = |protocols: &[&[u8]]| {
+            Reach::new(base, upstream.tls.as_deref(), protocols, names.clone())
+        };
         let secure = matches!(upstream.url, UpstreamUrl::Https { .. });
         Ok(match upstream.protocol {
             UpstreamProtocol::Http2 => Self::Http2(tls(&[b"h2"])?),
@@ -85,7 +96,18 @@ impl Directory {
         tls: &Arc<ClientConfig>,
         before: Option<&Self>,
     ) -> Result<Self, rustls::Error> {
-        let mut directory = Self { limits: limits.clone(), known: vec![], routes: vec![] };
+        Self::with_names(routes, limits, tls, before, Names::system())
+    }
+
+    /// The same with another resolver.
+    pub(super) fn with_names(
+        routes: &[Route],
+        limits: &Limits,
+        tls: &Arc<ClientConfig>,
+        before: Option<&Self>,
+        names: Names,
+    ) -> Result<Self, rustls::Error> {
+        let mut directory = Self { limits: limits.clone(), names, known: vec![], routes: vec![] };
         for route in routes {
             let mut entries = Vec::with_capacity(route.upstream.len());
             for upstream in &route.upstream {
@@ -137,10 +159,11 @@ impl Directory {
         let others = self.known.iter().filter(|known| known.upstream.url == upstream.url).count();
         let name = if others == 0 { url } else { format!("{url} #{}", others + 1) };
         self.known.push(Known {
-            ways: Ways::new(upstream, tls)?,
+            ways: Ways::new(upstream, tls, &self.names)?,
             upstream: upstream.clone(),
             condition: Arc::new(Condition::new(name.clone())),
             checks: vec![],
+            moves: Moves::default(),
             name,
         });
         Ok(self.known.len() - 1)
@@ -156,10 +179,11 @@ impl Directory {
         })
     }
 
-    /// Begins to check those upstreams that are to be checked; ends when nobody else holds the
-    /// directory any more.
+    /// Begins to check those upstreams that are to be checked, and to look up those that have names;
+    /// ends when nobody else holds the directory any more.
     pub fn watch(self: &Arc<Self>) {
         health::watch(self);
+        names::watch(self);
     }
 }
 
@@ -174,4 +198,51 @@ pub struct Numbers {
     pub ejections: u64,
     /// How many checks have passed and how many have failed, if there are any.
     pub checks: Option<[u64; 2]>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::condition::Fault;
+    use super::*;
+    use crate::config::sample;
+
+    fn directory(check_every: Option<u64>, before: Option<&Directory>) -> Directory {
+        let tls =
+            ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+        let health = check_every.map(|seconds| HealthCheck {
+            path: "/up".parse().unwrap(),
+            host: None,
+            interval: Duration::from_secs(seconds),
+            timeout: Duration::from_secs(1),
+            status: None,
+            down_after: 1,
+            up_after: 1,
+        });
+        let routes = [Route { health, ..sample::route() }, sample::route()];
+        Directory::new(&routes, &sample::limits(), &Arc::new(tls), before).unwrap()
+    }
+
+    #[test]
+    fn routes_that_name_one_upstream_share_what_is_known_of_it() {
+        let directory = directory(Some(1), None);
+        assert_eq!(directory.known.len(), 1);
+        assert_eq!(directory.known[0].checks.len(), 1);
+        assert!(directory.routes.iter().flatten().all(|entry| entry.index == 0));
+    }
+
+    #[test]
+    fn what_was_known_outlives_a_reload_unless_it_is_checked_in_another_way() {
+        let before = directory(Some(1), None);
+        before.known[0].condition.failed(Fault::Unreachable);
+        let state = |directory: &Directory| directory.known[0].condition.state();
+        assert_eq!(state(&directory(Some(1), Some(&before))), State::Out);
+        assert_eq!(state(&directory(Some(2), Some(&before))), State::In);
+        assert_eq!(state(&directory(None, Some(&before))), State::In);
+    }
 }

@@ -70,6 +70,9 @@ pub enum ExchangeError {
     /// The request's own body broke off.
     #[error("the request's body broke off: {0}")]
     Upload(#[source] BodyError),
+    /// Something came, or the end, before the request had gone.
+    #[error("the connection was not silent before the request")]
+    Unasked,
     /// Neither a head came nor a byte of the request's body went.
     #[error("there was no response in time")]
     Late,
@@ -167,7 +170,13 @@ impl Connection {
     ) -> Poll<Result<Head, Failed>> {
         let failed = |error, reached| Poll::Ready(Err(Failed { error, reached }));
         loop {
-            match self.poll_fill(context, ROOM) {
+            let filled = self.poll_fill(context, ROOM);
+            // SECURITY: what comes before the request has gone is not its response, but one too many
+            // from before.
+            if filled.is_ready() && self.wire.is_posted() {
+                return failed(ExchangeError::Unasked, Reached::Nothing);
+            }
+            match filled {
                 Poll::Ready(Ok(0)) => return failed(ExchangeError::Closed, self.reached()),
                 Poll::Ready(Ok(_)) => match Head::take(&mut self.read, method) {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
@@ -207,5 +216,39 @@ impl Connection {
         self.read.reserve(room);
         let reading = self.wire.read_buf(&mut self.read);
         std::pin::pin!(reading).poll(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// SECURITY: response queue poisoning: what came before the request is nobody's response, and
+    /// the request goes over another connection.
+    #[tokio::test]
+    async fn what_comes_before_a_request_is_not_its_response() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                for early in ["HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil", ""] {
+                    let (here, mut there) = UnixStream::pair().unwrap();
+                    let mut connection = Connection::new(Stream::Unix(here), Arc::default());
+                    there.write_all(early.as_bytes()).await.unwrap();
+                    there.shutdown().await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    let mut request = Request::new(Body::Empty);
+                    let got = connection.exchange(&mut request, Duration::from_secs(1)).await;
+                    let Err(Failed { error, reached }) = got else { panic!("{early}") };
+                    assert!(matches!(error, ExchangeError::Unasked), "{error}");
+                    assert!(reached == Reached::Nothing);
+                    drop(connection);
+                    let mut heard = Vec::new();
+                    there.read_to_end(&mut heard).await.unwrap();
+                    assert!(heard.is_empty(), "it was never sent");
+                }
+            })
+            .await;
     }
 }

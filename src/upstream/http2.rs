@@ -24,7 +24,7 @@ use thiserror::Error;
 use tokio::sync::OnceCell;
 
 use super::UpstreamError;
-use super::connect::{Stream, Tls, connect};
+use super::connect::{Reach, Stream, connect};
 use super::pool::NoResponse;
 use crate::body::Body;
 use crate::config::Limits;
@@ -89,7 +89,7 @@ pub(super) struct Http2 {
     /// For the connections, which tell when they are done for.
     own: Weak<Self>,
     url: UpstreamUrl,
-    tls: Tls,
+    reach: Reach,
     connect_time: Duration,
     response_time: Duration,
     connections: RefCell<Vec<Rc<Connection>>>,
@@ -104,11 +104,11 @@ struct Broken {
 }
 
 impl Http2 {
-    pub(super) fn new(url: UpstreamUrl, tls: Tls, limits: &Limits) -> Rc<Self> {
+    pub(super) fn new(url: UpstreamUrl, reach: Reach, limits: &Limits) -> Rc<Self> {
         Rc::new_cyclic(|own| Self {
             own: own.clone(),
             url,
-            tls,
+            reach,
             connect_time: limits.connect_time,
             response_time: limits.response_time,
             connections: RefCell::default(),
@@ -207,11 +207,13 @@ impl Http2 {
         if response.headers().get_all(CONTENT_LENGTH).iter().count() > 1 {
             return Err(broken(Http2Error::Ambiguous));
         }
+        body.settle();
         Ok(response.map(|stream| Receiving::begin(stream, upload, seat)))
     }
 
     /// A stream of a connection, and whether that was opened for it.
     async fn seat(&self) -> Result<(Seat, bool), Refusal> {
+        let mut lost = 0;
         loop {
             if let Some(seat) = self.spare_seat() {
                 return Ok((seat, false));
@@ -222,8 +224,14 @@ impl Http2 {
             if current.as_ref().is_some_and(|current| Rc::ptr_eq(current, &opening)) {
                 *current = None;
             }
-            if let Some(seat) = opened?.seat() {
+            let opened = opened?;
+            if let Some(seat) = opened.seat() {
                 return Ok((seat, true));
+            }
+            // Others have taken its streams; or it went away at once, which not all of them may do.
+            lost += usize::from(!opened.is_good());
+            if lost == TRIES {
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
             }
         }
     }
@@ -240,7 +248,7 @@ impl Http2 {
 
     async fn open(&self) -> Result<Rc<Connection>, Refusal> {
         let opening = async {
-            let stream = connect(&self.url, &self.tls, self.connect_time).await?;
+            let stream = connect(&self.url, &self.reach, self.connect_time).await?;
             if is_tls(&stream) && stream.protocol() != Some(b"h2") {
                 return Err(Refusal::SpeaksHttp1);
             }

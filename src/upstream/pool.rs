@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 
 use super::UpstreamError;
-use super::connect::{Tls, connect};
+use super::connect::{Reach, connect};
 use super::http1::{Connection, ExchangeError, Failed, Head, Reached, Receiving, Switched, Upload};
 use crate::body::Body;
 use crate::config::Limits;
@@ -38,7 +38,7 @@ pub(super) enum NoResponse {
 /// The connections.
 pub(super) struct Pool {
     url: UpstreamUrl,
-    tls: Tls,
+    reach: Reach,
     connect_time: Duration,
     response_time: Duration,
     outbox: Arc<Outbox>,
@@ -48,10 +48,15 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(url: UpstreamUrl, tls: Tls, limits: &Limits, outbox: Arc<Outbox>) -> Self {
+    pub(super) fn new(
+        url: UpstreamUrl,
+        reach: Reach,
+        limits: &Limits,
+        outbox: Arc<Outbox>,
+    ) -> Self {
         Self {
             url,
-            tls,
+            reach,
             connect_time: limits.connect_time,
             response_time: limits.response_time,
             outbox,
@@ -118,7 +123,7 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Connection, UpstreamError> {
-        let stream = connect(&self.url, &self.tls, self.connect_time)
+        let stream = connect(&self.url, &self.reach, self.connect_time)
             .await
             .map_err(|source| UpstreamError::Connect { upstream: self.url.clone(), source })?;
         Ok(Connection::new(stream, self.outbox.clone()))
@@ -140,11 +145,11 @@ impl Pool {
         }
         let pool = self.clone();
         let after = move |connection| {
-            if keeps && upload.is_complete() {
+            if keeps {
                 pool.give_back(connection);
             }
         };
-        *response.body_mut() = match Receiving::begin(connection, framing, after) {
+        *response.body_mut() = match Receiving::begin(connection, upload, framing, after) {
             Ok(whole) if whole.is_empty() => Body::Empty,
             Ok(whole) => Body::Full(whole),
             Err(receiving) => Body::stream(receiving),

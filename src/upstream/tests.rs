@@ -1,7 +1,9 @@
 //! Upstreams of the test's own, most of them hostile: scripts on a socket, that close, stall, lie
 //! and send too much.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -90,15 +92,19 @@ fn with(urls: Vec<UpstreamUrl>, limits: &Limits, roots: rustls::RootCertStore) -
 }
 
 fn of(upstream: Vec<Upstream>, limits: &Limits, roots: rustls::RootCertStore) -> Upstreams {
+    let route = Route { upstream, ..sample::route() };
+    let directory = Directory::new(&[route], limits, &client_tls(roots), None).unwrap();
+    Upstreams::new(&directory, &Arc::default())
+}
+
+fn client_tls(roots: rustls::RootCertStore) -> Arc<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let route = Route { upstream, ..sample::route() };
-    let directory = Directory::new(&[route], limits, &Arc::new(tls), None).unwrap();
-    Upstreams::new(&directory, &Arc::default())
+    Arc::new(tls)
 }
 
 fn to(url: &UpstreamUrl) -> Upstreams {
@@ -144,4 +150,5 @@ fn streaming() -> (mpsc::UnboundedSender<Bytes>, Body) {
 mod exchange;
 mod hostile;
 mod http2;
+mod names;
 mod reuse;

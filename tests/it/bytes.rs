@@ -3,8 +3,10 @@
 
 use crate::support::app::Seen;
 
+mod differential;
 mod http1;
 mod http2;
+mod readers;
 mod script;
 
 pub(crate) use script::bytes;
@@ -53,9 +55,11 @@ fn is_sane(seen: &Seen, title: &str) {
     }
     assert_eq!(seen.all("host").len(), 1, "{title}");
     assert!(seen.all("content-length").len() + seen.all("transfer-encoding").len() <= 1, "{title}");
-    for name in ["x-forwarded-user", "x-session", "upgrade", "http2-settings", "expect"] {
+    for name in ["x-forwarded-user", "x-session", "http2-settings", "expect"] {
         assert!(seen.as_cgi(name).is_empty(), "{title}: {name}");
     }
+    let upgrades = seen.as_cgi("upgrade");
+    assert!(upgrades.iter().all(|protocol| protocol == "websocket"), "{title}: {upgrades:?}");
     for (name, _) in &seen.trailers {
         assert!(["digest"].contains(&name.to_ascii_lowercase().as_str()), "{title}: {name}");
     }

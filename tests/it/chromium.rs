@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::support::webdriver::Chromium;
-use crate::support::{App, Gateway, Provider, Reply};
+use crate::support::{App, Gateway, Provider, Reply, until};
+use crate::upgrade::echo_and;
 
 /// A page of text with links, that anybody may keep for ten minutes.
 fn page(links: &str, body: &str) -> Reply {
@@ -138,4 +139,30 @@ async fn a_page_that_is_fetched_ahead_starts_no_login() {
         assert!(line.contains(" 401 "), "{line}");
     }
     assert_eq!(stranger.cookies().await, Vec::<String>::new());
+}
+
+/// RFC 8441: a page's WebSocket goes over the connection that the page came on.
+#[tokio::test]
+async fn a_pages_websocket_needs_no_connection_of_its_own() {
+    let provider = Provider::start().await;
+    let html = "<!doctype html><link rel=icon href='data:,'><p id=said></p><script>\
+        if (location.pathname == '/talk') {\
+            const socket = new WebSocket(`wss://${location.host}/live`);\
+            socket.onopen = () => socket.send('said over a WebSocket');\
+            socket.onmessage = message => said.textContent = message.data;\
+        }</script>";
+    let app = echo_and("", html).await;
+    let gateway =
+        Gateway::with(&provider).route_with("/", &app, "access = \"public\"").start().await;
+    let browser = Chromium::trusting(&gateway).await;
+    browser.open(&gateway.url.join("/page").unwrap()).await;
+    let open = async || gateway.metric("vestibule_open_connections").await;
+    let before = open().await;
+    browser.open(&gateway.url.join("/talk").unwrap()).await;
+    until("the app has answered", async || {
+        (said(&browser).await == "said over a WebSocket").then_some(())
+    })
+    .await;
+    assert!(app.seen().iter().any(|seen| seen.target == "/live"));
+    assert!(open().await <= before, "{} connections, {before} before", open().await);
 }

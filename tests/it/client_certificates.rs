@@ -26,6 +26,7 @@ async fn asking(authority: &Authority, mode: &str) -> (Provider, App, Gateway) {
         .server(&line)
         .route_with("/", &app, r#"access = "public""#)
         .route_with("/api", &app, r#"access = "optional""#)
+        .route_with("/api/own", &app, "access = \"public\"\nclient_certificate = true")
         .start()
         .await;
     (provider, app, gateway)
@@ -34,11 +35,20 @@ async fn asking(authority: &Authority, mode: &str) -> (Provider, App, Gateway) {
 /// Connects and asks; an error if the gateway will not have it. In TLS 1.3 a client learns of that
 /// after its own part of the handshake.
 async fn ask(gateway: &Gateway, config: Arc<ClientConfig>, lines: &str) -> io::Result<u16> {
+    ask_for("/api", gateway, config, lines).await
+}
+
+async fn ask_for(
+    path: &str,
+    gateway: &Gateway,
+    config: Arc<ClientConfig>,
+    lines: &str,
+) -> io::Result<u16> {
     let stream = TcpStream::connect(("127.0.0.1", gateway.url.port().unwrap())).await?;
     let name = ServerName::try_from("localhost").unwrap();
     let mut raw = Raw(TlsConnector::from(config).connect(name, stream).await?);
-    raw.send(format!("GET /api HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n"))
-        .await;
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    raw.send(head + lines + "\r\n").await;
     let answer = raw.read_to_close().await;
     if answer.is_empty() {
         Err(io::ErrorKind::ConnectionAborted.into())
@@ -98,6 +108,19 @@ async fn a_certificate_that_is_no_good_is_refused_also_where_none_would_do() {
         assert!(ask(&gateway, client(Some(&pair)), "").await.is_err(), "{what}");
     }
     assert!(app.seen().is_empty(), "the app saw nothing of it");
+}
+
+#[tokio::test]
+async fn a_route_may_want_one_where_it_is_optional_elsewhere() {
+    let company = Authority::new("the company");
+    let (_provider, app, gateway) = asking(&company, "optional").await;
+    let zoe = company.issue_to("Zoë", |_| {});
+    for path in ["/api/own", "/api/own/page"] {
+        assert_eq!(ask_for(path, &gateway, client(None), "").await.unwrap(), 403, "{path}");
+        assert!(app.seen().is_empty(), "the app saw nothing of it");
+    }
+    assert_eq!(ask_for("/api/own", &gateway, client(Some(&zoe)), "").await.unwrap(), 200);
+    assert_eq!(ask_for("/api", &gateway, client(None), "").await.unwrap(), 200);
 }
 
 #[tokio::test]

@@ -2,8 +2,12 @@
 
 use http::Version;
 
+use crate::support::authority::{Pair, authority};
 use crate::support::http2_app::{Http2App, Http2Reply, Seen};
-use crate::support::{App, Ask, Gateway, PROTOCOLS, Protocol, Provider, Reply, Stage};
+use crate::support::program::Program;
+use crate::support::{
+    App, Ask, Gateway, PROTOCOLS, Protocol, Provider, Reply, Stage, free_port, join_all,
+};
 
 /// As a value of `upstream`.
 fn spoken_to_in(url: &str, protocol: &str) -> String {
@@ -144,4 +148,56 @@ async fn an_app_that_is_gone_is_502_and_its_connection_is_forgotten() {
         assert_eq!(browser.fetch("/").await.status, 502, "HTTP/1.1 will not do");
     }
     drop(old);
+}
+
+/// One that we did not write, which allows few streams and closes idle connections early: GOAWAY.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_loses_no_request_though_it_closes_connections_all_the_time() {
+    let files = tempfile::TempDir::new().unwrap();
+    let Pair { cert, key } = authority().issue(&["localhost"]);
+    let pem = files.path().join("both.pem");
+    std::fs::write(&pem, cert + &key).unwrap();
+    let [secure, clear] = [free_port(), free_port()];
+    let configuration = format!(
+        "global\n  tune.h2.max-concurrent-streams 4\n\
+         defaults\n  mode http\n  timeout client 1s\n  timeout connect 1s\n  timeout server 1s\n  \
+         timeout http-keep-alive 40ms\n\
+         frontend all\n  bind 127.0.0.1:{secure} ssl crt {} alpn h2,http/1.1\n  \
+         bind 127.0.0.1:{clear} proto h2\n  \
+         http-request return status 200 content-type text/plain lf-string \"%[req.ver]\"\n",
+        pem.display(),
+    );
+    std::fs::write(files.path().join("haproxy.cfg"), configuration).unwrap();
+    let mut command = std::process::Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(files.path().join("haproxy.cfg"));
+    let mut haproxy = Program::start(&mut command, "install Debian's haproxy, or run tests/run");
+    haproxy.listens(clear).await;
+    let provider = Provider::start().await;
+    let gateway = Gateway::with(&provider)
+        .route_to("/auto", &[&format!("https://localhost:{secure}")], r#"access = "public""#)
+        .route_written(
+            "/clear",
+            &spoken_to_in(&format!("http://127.0.0.1:{clear}"), "http2"),
+            r#"access = "public""#,
+        )
+        .start()
+        .await;
+    let scripts = (0..12_u64).map(|script| {
+        let browser = gateway.browser();
+        async move {
+            for round in 0..12 {
+                for path in ["/auto", "/clear"] {
+                    let ask = match (script + round) % 3 {
+                        0 => Ask::post(path, "body"),
+                        _ => Ask::fetch(path),
+                    };
+                    let answer = browser.ask(ask).await;
+                    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "2.0"));
+                }
+                let pause = (script * 7 + round * 13) % 60;
+                tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+            }
+        }
+    });
+    join_all(scripts).await;
 }

@@ -12,6 +12,7 @@
 
 mod support;
 
+mod acme;
 mod admin;
 mod backchannel;
 mod bytes;
@@ -28,6 +29,7 @@ mod http2_upstreams;
 mod identity;
 mod lease;
 mod legacy_apps;
+mod limits;
 mod live;
 mod login;
 mod logout;
@@ -39,6 +41,8 @@ mod proxy_protocol;
 mod races;
 mod redirects;
 mod reload;
+mod restart;
+mod semantics;
 mod session;
 mod stripping;
 mod three_gateways;
@@ -47,3 +51,4 @@ mod trailers;
 mod update;
 mod upgrade;
 mod upstreams;
+mod websocket_http2;

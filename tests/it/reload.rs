@@ -4,17 +4,20 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use serde_json::json;
 
 use crate::live::{endless, websocket};
+use crate::support::field::Field;
 use crate::support::provider::Issuer;
+use crate::support::redis::Server;
 use crate::support::wire::Connection;
 use crate::support::{
-    App, Ask, Gateway, PROTOCOLS, Protocol, Provider, Raw, Reply, Stage, join_all, raw, until,
+    App, Ask, Browser, Gateway, PROTOCOLS, Protocol, Provider, Raw, Reply, Stage, join_all, raw,
+    until,
 };
 
 pub(crate) const APPLIED: &str = "vestibule_config_reloads_total{outcome=\"applied\"}";
@@ -318,4 +321,88 @@ async fn the_listener_without_tls_knows_the_new_addresses() {
     reload(&stage.gateway, APPLIED).await;
     let sent = stage.gateway.plain("/x").await;
     assert_eq!(sent.location().as_str(), format!("https://localhost:{}/x", port + 1));
+}
+
+#[tokio::test]
+async fn sessions_in_redis_go_on_with_what_other_gateways_say_of_them() {
+    let redis = Server::start().await;
+    let field = Field::new(2, "", Some(&redis.toml())).await;
+    let zoe = field.signed_in(Protocol::Http2).await;
+    let copy = zoe.copy();
+    // Another way to say which Redis: it is reached and listened to anew.
+    let [first, second] = field.gateways.as_slice() else { panic!() };
+    edit(first, |text| {
+        text.replace(
+            "[session.redis]\n",
+            "[session.redis]\nusername = \"default\"\npassword = \"any\"\n",
+        )
+    });
+    reload(first, APPLIED).await;
+    zoe.fetch("/set/1").await;
+    for profile in field.profiles(&zoe).await {
+        assert_eq!(profile.unwrap()["k1"], 1);
+    }
+    let elsewhere = Browser::at(&second.url, Protocol::Http2);
+    *elsewhere.jar() = zoe.jar().clone();
+    elsewhere.page("/auth/logout").await;
+    assert_eq!(copy.profile().await, None, "it has ended there, and so here");
+    assert_eq!(first.admin("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_answer_holds_up_neither_requests_nor_the_end() {
+    let mut stage = public().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let there = format!("http://{}/", silent.local_addr().unwrap());
+    let here = stage.provider.issuer().to_owned();
+    edit(&stage.gateway, |text| text.replace(&here, &there));
+    stage.gateway.signal("HUP");
+    let (_held, _) = silent.accept().await.unwrap();
+    assert_eq!(stage.gateway.browser().fetch("/").await.status, 200);
+    assert_eq!(stage.gateway.admin("/healthz").await.status, 200);
+    let start = Instant::now();
+    stage.gateway.signal("TERM");
+    assert!(stage.gateway.ended().await.success());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_hundred_reloads_leave_nothing_behind() {
+    let app = endless().await;
+    let provider = Provider::start().await;
+    let gateway = Gateway::with(&provider)
+        .route("/", &app)
+        .route_with("/open", &app, "access = \"public\"")
+        .start()
+        .await;
+    let zoe = gateway.browser_over(Protocol::Http1);
+    zoe.log_in("zoe", "/").await;
+    let _socket = websocket(&zoe, "/ws").await;
+    let held = || {
+        let descriptors = format!("/proc/{}/fd", gateway.pid());
+        let tasks = format!("/proc/{}/task", gateway.pid());
+        [descriptors, tasks].map(|path| fs::read_dir(path).unwrap().count())
+    };
+    let round = async |from: usize| {
+        for number in from..from + 50 {
+            edit(&gateway, |text| {
+                let lines = text.lines().filter(|line| !line.starts_with("# round"));
+                lines
+                    .chain([format!("# round {number}").as_str()])
+                    .map(|l| format!("{l}\n"))
+                    .collect()
+            });
+            reload(&gateway, APPLIED).await;
+            assert_eq!(zoe.fetch("/open/x").await.status, 200);
+        }
+    };
+    round(0).await;
+    let (before, resident) = (held(), gateway.resident());
+    round(50).await;
+    until("connections to apps of before are closed", async || {
+        held().iter().zip(before).all(|(now, before)| *now <= before + 5).then_some(())
+    })
+    .await;
+    let grown = gateway.resident().saturating_sub(resident);
+    assert!(grown < 8 * 1024, "{grown} KiB for 50 reloads");
 }

@@ -14,11 +14,18 @@ use crate::support::app::Peer;
 use crate::support::{App, Ask, Browser, Gateway, Protocol, Provider, Raw, raw, until};
 
 /// Takes WebSockets and echoes their messages; `lines` stand in its answer to the handshake.
-async fn echo(lines: &'static str) -> App {
+pub(crate) async fn echo(lines: &'static str) -> App {
+    echo_and(lines, "").await
+}
+
+/// The same, with a page for who asks for no WebSocket.
+pub(crate) async fn echo_and(lines: &'static str, page: &'static str) -> App {
     App::by_hand(move |mut peer: Peer| async move {
         while let Some(seen) = peer.request().await {
             let Some(key) = seen.header("sec-websocket-key") else {
-                let _ = peer.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                let length = page.len();
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length";
+                let _ = peer.write(format!("{head}: {length}\r\n\r\n{page}")).await;
                 continue;
             };
             let accept = derive_accept_key(key.as_bytes());

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::authority::{Authority, Pair};
-use crate::support::{App, Ask, Gateway, PROTOCOLS, Provider, Reply, Stage, until};
+use crate::support::wire::authority_of;
+use crate::support::{App, Ask, Gateway, PROTOCOLS, Provider, Raw, Reply, Stage, raw, until};
 
 /// Says its name.
 async fn named(name: &'static str) -> App {
@@ -159,26 +160,46 @@ async fn an_upstream_that_breaks_off_is_left_out_after_five_times_and_tried_agai
 
 /// A client can break its own exchange.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_upstream_is_left_out_for_requests_that_a_client_could_have_broken() {
+async fn no_upstream_is_left_out_for_what_a_client_could_have_broken_or_for_its_pages() {
     let provider = Provider::start().await;
-    let (one, other) = (broken().await, broken().await);
+    let good = || App::start(|_| Reply::new(200).body("good"));
+    let (one, other) = (good().await, good().await);
     let gateway = Gateway::with(&provider)
         .route_to("/", &[&one.url, &other.url], r#"access = "public""#)
         .start()
         .await;
-    let browser = gateway.browser();
     for _ in 0..30 {
-        assert_eq!(browser.ask(Ask::post("/", "body")).await.status, 502);
+        let host = authority_of(&gateway.url);
+        let half = format!(
+            "POST / HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: chunked\r\n\r\n\
+             4\r\nhalf\r\nnonsense\r\n"
+        );
+        let answer = raw::exchange(&gateway, half).await;
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
     for app in [&one, &other] {
         let name = format!("vestibule_upstream_ejections_total{{upstream={:?}}}", app.url);
         assert_eq!(gateway.metric(&name).await, 0);
     }
+    // A request that came whole is another matter.
+    let silent = broken().await;
+    let gateway = Gateway::with(&provider)
+        .beside()
+        .route_to("/", &[&one.url, &silent.url], r#"access = "public""#)
+        .start()
+        .await;
+    let browser = gateway.browser();
+    let name = format!("vestibule_upstream_ejections_total{{upstream={:?}}}", silent.url);
+    until("it is left out", async || {
+        browser.ask(Ask::post("/", "body")).await;
+        (gateway.metric(&name).await == 1).then_some(())
+    })
+    .await;
     // Nor are pages with 500: a status is an answer.
     let failing = App::start(|_| Reply::new(500).body("sorry")).await;
     let gateway = Gateway::with(&provider)
         .beside()
-        .route_to("/", &[&failing.url, &other.url], r#"access = "public""#)
+        .route_to("/", &[&failing.url, &silent.url], r#"access = "public""#)
         .start()
         .await;
     let browser = gateway.browser();
@@ -362,4 +383,51 @@ async fn checks_are_not_waited_for() {
     for _ in 0..30 {
         assert_eq!(browser.fetch("/").await.status, 200);
     }
+}
+
+/// WebSockets last: they count as long as they are open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_websockets_are_spread_evenly_and_closed_ones_are_forgotten() {
+    let provider = Provider::start().await;
+    let app = |name: &'static str| {
+        App::by_hand(move |mut peer| async move {
+            peer.request().await;
+            let head = format!(
+                "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                 X-App: {name}\r\n\r\n"
+            );
+            let _ = peer.write(head).await;
+            while !peer.some().await.is_empty() {}
+        })
+    };
+    let (one, other) = (app("one").await, app("other").await);
+    let gateway = Gateway::with(&provider)
+        .server("workers = 1")
+        .route_to("/", &[&one.url, &other.url], r#"access = "public""#)
+        .start()
+        .await;
+    let open = async || {
+        let mut raw = Raw::open(&gateway).await;
+        let host = authority_of(&gateway.url);
+        raw.send(format!(
+            "GET / HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        ))
+        .await;
+        let head = raw.until("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        (raw, head.to_ascii_lowercase().contains("x-app: one"))
+    };
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        sockets.push(open().await);
+    }
+    assert_eq!((one.seen().len(), other.seen().len()), (10, 10));
+    sockets.retain(|(_, of_one)| !of_one);
+    assert_eq!(sockets.len(), 10);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    for _ in 0..10 {
+        sockets.push(open().await);
+    }
+    assert_eq!((one.seen().len(), other.seen().len()), (20, 10));
 }

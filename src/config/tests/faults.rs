@@ -38,7 +38,7 @@ gateway.toml:4:42: server.public_urls: is not an https origin
 gateway.toml:5:1: server.prot: unknown key
 5 | prot = *
   | ^^^^
-  = known here: admin, certificate, client_certificates, http, https, limits, proxy_protocol, public_urls, trusted_proxies, workers
+  = known here: acme, admin, certificate, client_certificates, handover, http, https, limits, proxy_protocol, public_urls, trusted_proxies, workers
 gateway.toml:10:11: server.limits.headers: is out of bounds
 10 | headers = 0
    |           ^
@@ -415,4 +415,54 @@ fn a_listener_that_nobody_may_speak_to_is_an_error() {
     assert!(other.starts_with("server.proxy_protocol: is none of its words"), "{other}");
     let right = site.right(&with("server", &format!("proxy_protocol = ['https']\n{trusted}")));
     assert_eq!(right.server.proxy_protocol, ProxyProtocol { https: true, http: false });
+}
+
+#[test]
+fn a_path_that_no_socket_can_have_is_an_error() {
+    let site = Site::new();
+    let said = only_fault(&site, &with("server", &format!("handover = '/{}'", "x".repeat(107))));
+    assert!(said.starts_with("server.handover: ") && said.contains("107 bytes"), "{said}");
+}
+
+#[test]
+fn a_certificate_that_nobody_could_issue_is_an_error() {
+    let site = Site::new();
+    let ordered = "cert = 'none.pem'\nkey = 'none.key'\nacme = ['localhost']\n";
+    let source = |server: &str| {
+        let rest = [PROVIDER, SESSION, ROUTE].concat();
+        format!("[server]\n{server}\n[[server.certificate]]\n{ordered}{rest}")
+    };
+    let said = |server: &str| only_fault(&site, &source(server));
+    let acme = "acme = {}\n";
+    let http = "http = '127.0.0.1:8080'\n";
+    assert!(said(acme).contains("no server.http for its proof"));
+    assert!(said(http).contains("there is no [server.acme]"));
+    let config = site.right(&source(&(acme.to_owned() + http)));
+    let acme = config.server.acme.unwrap();
+    assert_eq!(acme.directory, "https://acme-v02.api.letsencrypt.org/directory");
+    assert!(acme.contact.is_empty() && acme.authorities.is_empty());
+    assert!(acme.account.ends_with("acme-account.json") && acme.account.is_absolute());
+    assert_eq!(config.server.certificates[0].acme, ["localhost"]);
+    for (line, key) in [
+        ("acme = { directory = 'http://127.0.0.1/' }", "server.acme.directory"),
+        ("acme = { contact = ['ops@example.com'] }", "server.acme.contact"),
+        ("acme = { contact = ['mailto:ops'] }", "server.acme.contact"),
+        ("acme = { ca = 'none.pem' }", "server.acme.ca"),
+    ] {
+        let wrong = only_fault(&site, &with("server", line));
+        assert!(wrong.starts_with(key), "{wrong}");
+    }
+    // What is there has to be right, whoever puts it there.
+    site.write("none.pem", "no certificate");
+    assert!(said(&(http.to_owned() + "acme = {}")).contains("none.pem"));
+}
+
+#[test]
+fn a_route_that_wants_a_certificate_of_which_nobody_is_asked_is_an_error() {
+    let site = Site::new();
+    let source = with("route", "client_certificate = true");
+    let said = only_fault(&site, &source);
+    assert_eq!(said, "route.client_certificate: wants a certificate that no client is asked for");
+    let asked = "[server]\nclient_certificates = { ca = 'a.pem' }\n".to_owned() + &source;
+    assert!(site.right(&asked).routes[0].client_certificate);
 }

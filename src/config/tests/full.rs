@@ -13,6 +13,7 @@ const FULL: &str = r#"
 https = "127.0.0.1:1443"
 http = "127.0.0.1:1080"
 admin = "[::1]:1090"
+handover = "/run/v.sock"
 public_urls = ["https://app.example.com", "https://Other.example.com:8443"]
 trusted_proxies = ["10.0.0.0/8", "::1"]
 proxy_protocol = ["https", "http"]
@@ -25,6 +26,13 @@ key = "all.key"
 [[server.certificate]]
 cert = "a.pem"
 key = "a.key"
+acme = ["localhost"]
+
+[server.acme]
+directory = "https://ca.example.com/acme"
+contact = ["mailto:ops@example.com"]
+account = "account.json"
+ca = "all.pem"
 
 [server.client_certificates]
 ca = "all.pem"
@@ -33,9 +41,15 @@ mode = "required"
 [server.limits]
 header_bytes = "32KiB"
 headers = 50
+target_bytes = "8KiB"
 header_time = "9s"
 handshake_time = "8s"
 idle_time = "1m"
+body_bytes = "10MiB"
+body_time = "30s"
+requests = 300
+client_connections = 40
+client_logins = 30
 connections = 500
 streams = 20
 connect_time = "1s500ms"
@@ -93,7 +107,9 @@ headers = { "X-User-Plan" = "session.plan", "X-Team" = "user.org_id" }
 session_update = ["theme", "features"]
 session_header = ["theme"]
 access_token = true
+client_certificate = true
 close_on_session_end = false
+body_bytes = "1GiB"
 
 [[route]]
 path = "/"
@@ -120,6 +136,7 @@ fn every_key_of_server_is_read() {
     assert_eq!(server.https, "127.0.0.1:1443".parse().unwrap());
     assert_eq!(server.http, Some("127.0.0.1:1080".parse().unwrap()));
     assert_eq!(server.admin, Some("[::1]:1090".parse().unwrap()));
+    assert_eq!(server.handover, Some("/run/v.sock".into()));
     let urls: Vec<_> = server.public_urls.iter().map(ToString::to_string).collect();
     assert_eq!(urls, ["https://app.example.com", "https://other.example.com:8443"]);
     let proxies: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
@@ -134,6 +151,12 @@ fn every_key_of_server_is_read() {
     );
     assert!(certificates.iter().all(|c| c.cert.is_absolute()), "from the file's own directory");
 
+    let ordered: Vec<_> = certificates.iter().map(|one| one.acme.as_slice()).collect();
+    assert_eq!(ordered, [&[][..], &["localhost".to_owned()]]);
+    let Acme { directory, contact, account, authorities } = server.acme.unwrap();
+    assert_eq!(directory, "https://ca.example.com/acme");
+    assert_eq!(contact, ["mailto:ops@example.com"]);
+    assert_eq!((name(&account).as_str(), authorities.len()), ("account.json", 1));
     let clients = server.client_certificates.unwrap();
     assert_eq!((clients.authorities.len(), clients.mode), (1, ClientCertificatesMode::Required));
 
@@ -141,6 +164,9 @@ fn every_key_of_server_is_read() {
     assert_eq!((limits.header_bytes, limits.headers), (32 * 1024, 50));
     assert_eq!((limits.header_time, limits.handshake_time), (seconds(9), seconds(8)));
     assert_eq!((limits.idle_time, limits.connections, limits.streams), (seconds(60), 500, 20));
+    assert_eq!((limits.target_bytes, limits.body_bytes), (8 * 1024, Some(10 * 1024 * 1024)));
+    assert_eq!((limits.body_time, limits.requests), (seconds(30), 300));
+    assert_eq!((limits.client_connections, limits.client_logins), (Some(40), Some(30)));
     assert_eq!(limits.connect_time, Duration::from_millis(1500));
     assert_eq!((limits.response_time, limits.drain_time), (seconds(120), seconds(3600)));
 }
@@ -242,7 +268,8 @@ fn every_key_of_a_route_is_read() {
     let only = |keys: &[&str]| Keys::Only(keys.iter().map(ToString::to_string).collect());
     assert_eq!(admin.session_update, only(&["features", "theme"]));
     assert_eq!(admin.session_header, only(&["theme"]));
-    assert!(admin.access_token && !admin.close_on_session_end);
+    assert!(admin.access_token && admin.client_certificate && !admin.close_on_session_end);
+    assert_eq!((admin.body_bytes, root.body_bytes), (Some(1024 * 1024 * 1024), None));
     assert_eq!((&root.host, root.access), (&None, Access::Public));
     assert_eq!((&root.session_update, &root.session_header), (&Keys::None, &Keys::None));
 }
@@ -289,17 +316,22 @@ fn what_is_left_out_has_its_default() {
     let site = Site::new();
     let Config { server, provider, session, auth, log, routes } = site.right(&least());
     assert_eq!(server.https, "0.0.0.0:8443".parse().unwrap());
-    assert_eq!((server.http, server.admin), (None, None));
+    assert_eq!((server.http, server.admin, server.handover), (None, None, None));
     assert_eq!(server.public_urls[0].to_string(), "https://localhost:8443");
     assert_eq!(server.trusted_proxies, []);
     assert_eq!(server.proxy_protocol, ProxyProtocol::default());
-    assert_eq!(server.client_certificates, None);
+    assert_eq!((server.acme, server.client_certificates), (None, None));
     assert_eq!(server.workers, std::thread::available_parallelism().unwrap().get());
     let Limits { header_bytes, headers, header_time, handshake_time, idle_time, .. } =
         server.limits;
     let seconds = Duration::from_secs;
     assert_eq!((header_bytes, headers), (64 * 1024, 100));
     assert_eq!((header_time, handshake_time, idle_time), (seconds(10), seconds(10), seconds(75)));
+    let Limits { target_bytes, body_bytes, body_time, requests, .. } = server.limits;
+    assert_eq!((target_bytes, body_bytes), (16 * 1024, None));
+    assert_eq!((body_time, requests), (seconds(60), 10_000));
+    let Limits { client_connections, client_logins, .. } = server.limits;
+    assert_eq!((client_connections, client_logins), (None, None));
     let Limits { connections, streams, connect_time, response_time, drain_time, .. } =
         server.limits;
     assert_eq!((connections, streams), (10_000, 100));
@@ -317,6 +349,8 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((&route.host, route.access), (&None, Access::Login));
     assert!(route.require.is_empty() && route.headers.is_empty() && !route.access_token);
     assert!(route.close_on_session_end && !route.sticky && route.health.is_none());
+    assert!(!route.client_certificate);
+    assert!(route.body_bytes.is_none());
     assert_eq!((&route.session_update, &route.session_header), (&Keys::All, &Keys::All));
 }
 

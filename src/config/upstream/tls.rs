@@ -50,7 +50,7 @@ pub(super) fn tls(t: &mut Table<'_>, is_https: bool) -> Option<Arc<UpstreamTls>>
         return t.wrong(first, wrong);
     }
     let identity = match (cert, key) {
-        (Some(cert), Some(key)) => Some(identity(t, &Certificate { cert, key })?),
+        (Some(cert), Some(key)) => Some(identity(t, &Certificate { cert, key, acme: Vec::new() })?),
         (None, None) => None,
         (Some(_), None) if !t.has("key") => {
             return t.missing("key", r#"write key = "gateway.key", which belongs to cert"#);

@@ -43,6 +43,7 @@ impl Scene {
             provider: Arc::new(provider),
             sealer,
             refreshes: Arc::<Refreshes>::default(),
+            pace: Arc::default(),
         };
         Self { login: Login::new(parties, sessions, metrics), stub, signer }
     }

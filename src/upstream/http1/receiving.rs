@@ -10,7 +10,7 @@ use http_body::{Frame, SizeHint};
 use thiserror::Error;
 
 use super::chunked::{BadChunk, Piece};
-use super::{Connection, Framing};
+use super::{Connection, Framing, Upload};
 use crate::body::BodyError;
 
 /// Room for a piece of a body that is longer than that, in bytes.
@@ -26,36 +26,55 @@ enum BrokenBody {
     Io(#[from] io::Error),
     #[error("the app's response is no chunked body: {0}")]
     Chunk(#[from] BadChunk),
+    #[error("the request's body broke off: {0}")]
+    Upload(#[source] BodyError),
 }
 
 /// A body on its way, and what is done with its connection after its last byte.
 pub(in crate::upstream) struct Receiving<F> {
     /// Until the end.
-    rest: Option<(Connection, F)>,
+    rest: Option<Rest<F>>,
     framing: Framing,
+}
+
+struct Rest<F> {
+    connection: Connection,
+    /// The request's body, which may still be under way.
+    upload: Upload,
+    after: F,
+}
+
+impl<F: FnOnce(Connection)> Rest<F> {
+    /// A connection on which the request is not at its end is closed.
+    fn end(self) {
+        if self.upload.is_complete() {
+            (self.after)(self.connection);
+        }
+    }
 }
 
 impl<F: FnOnce(Connection)> Receiving<F> {
     /// The whole body, if it is here already; else what is to come. `after` gets the connection when
-    /// the body has ended, not if it breaks off or is dropped.
+    /// both bodies have ended, not if one breaks off or is dropped.
     pub(in crate::upstream) fn begin(
         mut connection: Connection,
+        upload: Upload,
         framing: Framing,
         after: F,
     ) -> Result<Bytes, Self> {
         match framing {
             Framing::Length(length) if length <= connection.read.len() as u64 => {
                 let body = take(&mut connection.read, length).freeze();
-                after(connection);
+                Rest { connection, upload, after }.end();
                 Ok(body)
             }
-            framing => Err(Self { rest: Some((connection, after)), framing }),
+            framing => Err(Self { rest: Some(Rest { connection, upload, after }), framing }),
         }
     }
 
     fn end(&mut self) {
-        if let Some((connection, after)) = self.rest.take() {
-            after(connection);
+        if let Some(rest) = self.rest.take() {
+            rest.end();
         }
     }
 
@@ -64,7 +83,9 @@ impl<F: FnOnce(Connection)> Receiving<F> {
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Frame<Bytes>>, BrokenBody>> {
         loop {
-            let Some((connection, _)) = &mut self.rest else { return Poll::Ready(Ok(None)) };
+            let Some(Rest { connection, .. }) = &mut self.rest else {
+                return Poll::Ready(Ok(None));
+            };
             let read = &mut connection.read;
             match &mut self.framing {
                 Framing::Length(left) if !read.is_empty() => {
@@ -88,9 +109,15 @@ impl<F: FnOnce(Connection)> Receiving<F> {
                     None => {}
                 },
             }
-            let Some((connection, _)) = &mut self.rest else { continue };
+            let Some(Rest { connection, upload, .. }) = &mut self.rest else { continue };
             let long = !matches!(self.framing, Framing::Length(left) if left < LONG as u64);
-            if ready!(connection.poll_fill(context, if long { LONG } else { SHORT }))? == 0 {
+            let Poll::Ready(filled) =
+                connection.poll_fill(context, if long { LONG } else { SHORT })
+            else {
+                // An app that waits for the rest of a request would wait for ever.
+                return upload.poll_broken(context).map(|error| Err(BrokenBody::Upload(error)));
+            };
+            if filled? == 0 {
                 let ends_so = matches!(self.framing, Framing::Close);
                 self.rest = None;
                 return Poll::Ready(if ends_so { Ok(None) } else { Err(BrokenBody::Closed) });

@@ -17,6 +17,8 @@ pub struct Switched {
     stream: Stream,
     /// What was read with the head.
     early: BytesMut,
+    /// What lasts as long as the connection does.
+    held: Option<Box<dyn Send>>,
 }
 
 /// How it travels with its response.
@@ -29,8 +31,17 @@ impl Switched {
         let early = std::mem::take(&mut connection.read);
         let wire = connection.wire.clone();
         drop(connection);
-        let switched = wire.into_inner().map(|stream| Self { stream, early });
+        let switched = wire.into_inner().map(|stream| Self { stream, early, held: None });
         response.extensions_mut().insert(Parcel(Arc::new(Mutex::new(switched))));
+    }
+
+    /// Keeps `guard` as long as the connection that travels with this response.
+    pub(in crate::upstream) fn hold<B>(response: &mut Response<B>, guard: impl Send + 'static) {
+        if let Some(Parcel(parcel)) = response.extensions().get()
+            && let Some(switched) = parcel.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+        {
+            switched.held = Some(Box::new(guard));
+        }
     }
 
     /// Takes it out of a response with status 101; it is there once.

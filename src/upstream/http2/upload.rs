@@ -1,20 +1,22 @@
 //! A request's body on its way out: as fast as the upstream takes it (RFC 9113, section 5.2), in a
-//! task of its own, so that an app can answer before it has everything. As long as nothing was
-//! taken off it, it can go out another way.
+//! task of its own, so that an app can answer before it has everything. As long as little was taken
+//! off it, that is kept, and the whole can go out another way.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
+use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use tokio::task::JoinHandle;
 
-use crate::body::{Body, Stream};
+use crate::body::{Body, BodyError, Stream};
 
 /// A request's body.
 pub(super) enum Outgoing {
@@ -23,11 +25,14 @@ pub(super) enum Outgoing {
     Stream(Rc<Source>),
 }
 
+/// The most that is kept of a body, in bytes: gRPC's messages are mostly shorter.
+const KEPT: usize = 32 * 1024;
+/// And in pieces.
+const FRAMES: usize = 64;
+
 /// A stream that may yet be taken back.
 pub(super) struct Source {
-    stream: RefCell<Option<Stream>>,
-    /// Frames that were taken off.
-    taken: Cell<u64>,
+    stream: RefCell<Option<Replayed>>,
     /// Pieces that went out.
     sent: Cell<u64>,
 }
@@ -49,8 +54,7 @@ impl Outgoing {
             Body::Full(bytes) => Self::Bytes(bytes),
             Body::Stream(stream) if stream.is_end_stream() => Self::Nothing,
             Body::Stream(stream) => Self::Stream(Rc::new(Source {
-                stream: RefCell::new(Some(stream)),
-                taken: Cell::new(0),
+                stream: RefCell::new(Some(Replayed::new(stream))),
                 sent: Cell::new(0),
             })),
         }
@@ -62,7 +66,12 @@ impl Outgoing {
 
     /// Whether it could be sent from its beginning.
     pub(super) fn is_whole(&self) -> bool {
-        !matches!(self, Self::Stream(source) if source.taken.get() > 0)
+        match self {
+            Self::Nothing | Self::Bytes(_) => true,
+            Self::Stream(source) => {
+                source.stream.borrow().as_ref().is_some_and(|stream| stream.kept.is_some())
+            }
+        }
     }
 
     /// The body, as far as nothing was taken off it.
@@ -70,11 +79,23 @@ impl Outgoing {
         match self {
             Self::Nothing => Body::Empty,
             Self::Bytes(bytes) => bytes.into(),
-            Self::Stream(source) => source.stream.take().map_or(Body::Empty, Body::Stream),
+            Self::Stream(source) => source.stream.take().map_or(Body::Empty, |mut stream| {
+                stream.rewind();
+                Body::stream(stream)
+            }),
         }
     }
 
-    /// Sends it over this stream.
+    /// The upstream has looked at it: nothing is kept any more.
+    pub(super) fn settle(&self) {
+        if let Self::Stream(source) = self
+            && let Some(stream) = source.stream.borrow_mut().as_mut()
+        {
+            stream.kept = None;
+        }
+    }
+
+    /// Sends it over this stream, from its beginning.
     pub(super) fn start(&self, mut to: SendStream<Bytes>) -> Option<Upload> {
         match self {
             Self::Nothing => None,
@@ -83,7 +104,12 @@ impl Outgoing {
                 let _ = to.send_data(bytes.clone(), true);
                 None
             }
-            Self::Stream(source) => Some(Upload(tokio::task::spawn_local(source.clone().send(to)))),
+            Self::Stream(source) => {
+                if let Some(stream) = source.stream.borrow_mut().as_mut() {
+                    stream.rewind();
+                }
+                Some(Upload(tokio::task::spawn_local(source.clone().send(to))))
+            }
         }
     }
 
@@ -153,13 +179,10 @@ impl Source {
             }
             let mut stream = self.stream.borrow_mut();
             let Some(stream) = stream.as_mut() else { return Poll::Ready(Next::Unwanted) };
-            stream.as_mut().poll_frame(context).map(|frame| {
-                self.taken.set(self.taken.get() + 1);
-                match frame {
-                    Some(Ok(frame)) => Next::Frame(frame),
-                    Some(Err(_)) => Next::Broken,
-                    None => Next::End,
-                }
+            Pin::new(stream).poll_frame(context).map(|frame| match frame {
+                Some(Ok(frame)) => Next::Frame(frame),
+                Some(Err(_)) => Next::Broken,
+                None => Next::End,
             })
         })
         .await
@@ -178,5 +201,78 @@ impl Source {
             self.sent.set(self.sent.get() + 1);
         }
         Some(())
+    }
+}
+
+/// A body whose beginning can be had again.
+struct Replayed {
+    rest: Stream,
+    /// What was taken off it, unless that is too much.
+    kept: Option<Vec<Kept>>,
+    /// What comes before the rest.
+    again: VecDeque<Kept>,
+}
+
+/// A frame that was taken.
+#[derive(Clone)]
+enum Kept {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl Replayed {
+    fn new(rest: Stream) -> Self {
+        Self { rest, kept: Some(Vec::new()), again: VecDeque::new() }
+    }
+
+    /// Begins anew, if it can.
+    fn rewind(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            let rest = std::mem::take(&mut self.again);
+            self.again = kept.drain(..).chain(rest).collect();
+        }
+    }
+
+    fn keep(&mut self, frame: Kept) {
+        let Some(kept) = &mut self.kept else { return };
+        kept.push(frame);
+        let length = |frame: &Kept| match frame {
+            Kept::Data(bytes) => bytes.len(),
+            Kept::Trailers(_) => 0,
+        };
+        if kept.len() > FRAMES || kept.iter().map(length).sum::<usize>() > KEPT {
+            self.kept = None;
+        }
+    }
+}
+
+impl http_body::Body for Replayed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(frame) = self.again.pop_front() {
+            self.keep(frame.clone());
+            return Poll::Ready(Some(Ok(match frame {
+                Kept::Data(bytes) => Frame::data(bytes),
+                Kept::Trailers(fields) => Frame::trailers(fields),
+            })));
+        }
+        let frame = ready!(self.rest.as_mut().poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            if let Some(bytes) = frame.data_ref() {
+                self.keep(Kept::Data(bytes.clone()));
+            } else if let Some(fields) = frame.trailers_ref() {
+                self.keep(Kept::Trailers(fields.clone()));
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.again.is_empty() && self.rest.is_end_stream()
     }
 }

@@ -345,3 +345,39 @@ async fn a_body_of_another_length_than_announced_is_cut_off_and_its_connection_c
     })
     .await;
 }
+
+/// An app that has begun to answer, and waits for the rest of the request, would wait for ever.
+#[tokio::test]
+async fn a_body_that_breaks_off_after_the_responses_head_ends_the_exchange() {
+    local(async {
+        let gone = Rc::new(Cell::new(false));
+        let leaving = gone.clone();
+        let (url, _) = listen(move |mut stream, _| {
+            let leaving = leaving.clone();
+            async move {
+                head(&mut stream, &mut Vec::new()).await;
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nso far")
+                    .await
+                    .unwrap();
+                while let Ok(1..) = stream.read(&mut [0; 64]).await {}
+                leaving.set(true);
+            }
+        })
+        .await;
+        let (feed, body) = streaming();
+        feed.send("half".into()).unwrap();
+        let mut request = request("POST", "/", body);
+        request.headers_mut().insert("content-length", "8".parse().unwrap());
+        let response = to(&url).send(0, request, None).await.unwrap();
+        let reading = spawn_local(text(response));
+        sleep(Duration::from_millis(20)).await;
+        assert!(!reading.is_finished() && !gone.get());
+        drop(feed);
+        let broken = timeout(Duration::from_secs(2), reading).await.unwrap().unwrap().unwrap_err();
+        assert!(broken.starts_with("the request's body broke off"), "{broken}");
+        sleep(Duration::from_millis(20)).await;
+        assert!(gone.get(), "the app was let go");
+    })
+    .await;
+}

@@ -159,6 +159,54 @@ async fn what_is_refused_unprocessed_is_sent_again_and_what_may_be_done_is_not()
     .await;
 }
 
+/// gRPC's requests all have bodies of unknown length.
+#[tokio::test]
+async fn a_refused_request_is_sent_again_from_its_beginning_if_not_much_of_it_has_gone() {
+    local(async {
+        for (pieces, sent_again) in [(3_u8, true), (100, false)] {
+            let asked = Rc::new(Cell::new(0));
+            let counted = asked.clone();
+            let (url, _) = serving(100, move |(request, mut to): Asked| {
+                let counted = counted.clone();
+                async move {
+                    counted.set(counted.get() + 1);
+                    if counted.get() == 1 {
+                        let mut body = request.into_body();
+                        for _ in 0..3 {
+                            let piece = body.data().await.unwrap().unwrap();
+                            body.flow_control().release_capacity(piece.len()).unwrap();
+                        }
+                        sleep(Duration::from_millis(30)).await;
+                        return to.send_reset(Reason::REFUSED_STREAM);
+                    }
+                    let (body, trailers) = whole(request.into_body()).await;
+                    assert_eq!(trailers.unwrap()["x-sum"], "7");
+                    say(to, body);
+                }
+            })
+            .await;
+            let upstreams = over_http2(&url, &limits());
+            let (feed, body) = trailed();
+            for at in 0..pieces {
+                feed.send(Frame::data(vec![b'a' + at % 26; 1000].into())).unwrap();
+            }
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-sum", HeaderValue::from_static("7"));
+            feed.send(Frame::trailers(trailers)).unwrap();
+            drop(feed);
+            let sent = upstreams.send(0, request("POST", "/", body), None).await;
+            if sent_again {
+                let expected: String = ["a", "b", "c"].map(|one| one.repeat(1000)).concat();
+                assert_eq!(text(sent.unwrap()).await.unwrap(), expected);
+            } else {
+                assert!(matches!(sent, Err(UpstreamError::Http2 { .. })));
+            }
+            assert_eq!(asked.get(), if sent_again { 2 } else { 1 });
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn both_bodies_and_their_trailers_pass_and_nothing_of_http1_does() {
     local(async {

@@ -323,6 +323,8 @@ async fn surplus_bytes_are_no_response_to_the_next_request() {
         for round in 1..=3 {
             assert_eq!(get(&upstreams, "/").await.unwrap(), "good");
             sleep(Duration::from_millis(60)).await;
+            // Once more: on a busy machine both sleeps may end in the same turn.
+            sleep(Duration::from_millis(5)).await;
             assert_eq!(connections.get(), round);
         }
     })

@@ -84,6 +84,7 @@ async fn play_all(piece: usize) {
     let app = App::plain().await;
     let gateway = Gateway::with(&provider)
         .limits("header_time = \"2s\"")
+        .limits("body_time = \"1s\"")
         .route_with("/", &app, r#"access = "public""#)
         .start()
         .await;

@@ -40,6 +40,7 @@ claims! {
     most_responses_set_no_cookie_and_a_touch_only_in_time,
     a_touch_does_not_revert_an_update_of_another_response,
     an_update_does_not_revert_a_touch_of_another_response,
+    a_slow_response_changes_a_session_that_was_in_use_when_it_began,
     an_unused_session_expires,
     absolute_expiry_is_extended_by_nothing,
     an_expired_session_is_none_and_its_cookie_is_deleted,
@@ -225,6 +226,21 @@ async fn an_update_does_not_revert_a_touch_of_another_response(store: &Store) {
     worker.commit(&mut slow, update(&json!({ "a": 1 })), used).await.unwrap();
     let last = Timestamp(used.0 + INACTIVITY - 1);
     assert_eq!(worker.view(&jar, last).await.unwrap()["a"], 1);
+}
+
+/// Though whoever changed the session last had not used it for longer.
+async fn a_slow_response_changes_a_session_that_was_in_use_when_it_began(store: &Store) {
+    let now = Timestamp::now();
+    let worker = store.worker();
+    let jar = worker.signed_in(now).await;
+    let mut old = worker.load(&jar, now).await;
+    let used = Timestamp(now.0 + 500);
+    let mut slow = worker.load(&jar, used).await;
+    worker.commit(&mut old, update(&json!({ "a": 1 })), used).await.unwrap();
+    let last = Timestamp(used.0 + INACTIVITY - 1);
+    worker.commit(&mut slow, update(&json!({ "b": 2 })), last).await.unwrap();
+    let view = view(&slow).unwrap();
+    assert_eq!((&view["a"], &view["b"]), (&json!(1), &json!(2)));
 }
 
 async fn an_unused_session_expires(store: &Store) {

@@ -25,10 +25,31 @@ pub(crate) struct Builder {
     ready: bool,
     one_certificate: bool,
     files: Vec<(&'static str, String)>,
+    launcher: Vec<&'static str>,
+    http: Option<u16>,
+    ordered: bool,
+}
+
+/// A process that is not the gateway any more. It is killed with its value.
+pub(crate) struct Before(Child);
+
+impl Before {
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        until("the process before ends", async || self.0.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A running gateway. It is killed with its value.
 pub(crate) struct Gateway {
+    launcher: Vec<&'static str>,
     /// Its first public origin.
     pub(crate) url: Url,
     admin: Url,
@@ -50,6 +71,9 @@ impl Gateway {
             ready: true,
             one_certificate: false,
             files: Vec::new(),
+            launcher: Vec::new(),
+            http: None,
+            ordered: false,
         }
     }
 
@@ -124,8 +148,19 @@ impl Gateway {
         self.signal("TERM");
         let status = self.ended().await;
         assert!(status.success(), "{status}: {}", self.log());
-        self.child = spawn(self.directory.path());
+        self.child = spawn(self.directory.path(), &self.launcher);
         self.reachable(true).await;
+    }
+
+    /// Starts the next process beside this one, with the same file.
+    pub(crate) fn start_next(&mut self) -> Before {
+        let next = spawn(self.directory.path(), &self.launcher);
+        Before(std::mem::replace(&mut self.child, next))
+    }
+
+    /// The process before is the gateway again.
+    pub(crate) fn keep(&mut self, before: &mut Before) {
+        std::mem::swap(&mut self.child, &mut before.0);
     }
 
     /// The process.
@@ -141,7 +176,7 @@ impl Gateway {
 
     /// Starts it again after a [`Gateway::kill`], with the same file.
     pub(crate) async fn start_again(&mut self) {
-        self.child = spawn(self.directory.path());
+        self.child = spawn(self.directory.path(), &self.launcher);
         self.reachable(true).await;
     }
 
@@ -268,6 +303,16 @@ impl Builder {
         self
     }
 
+    /// Starts it by this command, which gets the gateway's own behind it.
+    pub(crate) fn launched_by(self, command: &[&'static str]) -> Self {
+        Self { launcher: command.to_vec(), ..self }
+    }
+
+    /// Orders its certificates itself; its listener without TLS has this port.
+    pub(crate) fn ordering(self, http: u16) -> Self {
+        Self { http: Some(http), ordered: true, ..self }
+    }
+
     /// All hosts have the same certificate.
     pub(crate) fn one_certificate(mut self) -> Self {
         self.one_certificate = true;
@@ -285,7 +330,7 @@ impl Builder {
         let directory = TempDir::new().unwrap();
         let path = directory.path();
         let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
-        for host in &hosts {
+        for host in hosts.iter().filter(|_| !self.ordered) {
             let names = if self.one_certificate { &hosts } else { std::slice::from_ref(host) };
             let Pair { cert, key } = authority().issue(names);
             fs::write(path.join(format!("{host}.pem")), cert).unwrap();
@@ -297,12 +342,13 @@ impl Builder {
         fs::write(path.join("authority.pem"), &authority().pem).unwrap();
         fs::write(path.join("client-secret"), SECRET).unwrap();
         fs::write(path.join("secret"), "a secret of the tests, long enough for all").unwrap();
-        let [http, admin] = [free_port(), free_port()];
+        let [http, admin] = [self.http.unwrap_or_else(free_port), free_port()];
         fs::write(path.join("gateway.toml"), self.text(http, admin)).unwrap();
         let host = &self.hosts[0];
         let url = |scheme, port| Url::parse(&format!("{scheme}://{host}:{port}/")).unwrap();
-        let child = spawn(path);
+        let child = spawn(path, &self.launcher);
         let mut gateway = Gateway {
+            launcher: self.launcher,
             url: url("https", self.port),
             admin: url("http", admin),
             http: url("http", http),
@@ -329,6 +375,9 @@ impl Builder {
         for host in &self.hosts {
             text +=
                 &format!("[[server.certificate]]\ncert = \"{host}.pem\"\nkey = \"{host}.key\"\n");
+            if self.ordered {
+                text += &format!("acme = [{host:?}]\n");
+            }
         }
         text += &format!("[server.limits]\n{}", self.lines("server.limits"));
         let issuer = &self.issuer;
@@ -359,11 +408,13 @@ impl Builder {
     }
 }
 
-fn spawn(directory: &Path) -> Child {
+fn spawn(directory: &Path, launcher: &[&str]) -> Child {
     let file =
         |name: &str| File::options().create(true).append(true).open(directory.join(name)).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_vestibule"))
-        .args(["serve", "-c", "gateway.toml"])
+    let words =
+        [launcher, &[env!("CARGO_BIN_EXE_vestibule"), "serve", "-c", "gateway.toml"]].concat();
+    Command::new(words[0])
+        .args(&words[1..])
         .current_dir(directory)
         // For apps and providers behind TLS.
         .env("SSL_CERT_FILE", "authority.pem")
