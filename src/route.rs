@@ -146,8 +146,10 @@ impl Routes {
             // fragment, nor `/%2561dmin` for who decodes twice.
             let again = path::decoded_again(&read);
             let other = |read: &str| {
-                let cut = read.split([';', '?', '#']).next().unwrap_or_default();
-                [read, cut]
+                let cut = read.split(['?', '#']).next().unwrap_or_default();
+                let first = cut.split(';').next().unwrap_or_default();
+                let bare = path::without_parameters(cut);
+                [read, cut, first, &bare]
                     .into_iter()
                     .any(|read| self.lookup(&guarded.origin.host, read) != target)
             };

@@ -57,7 +57,7 @@ mod connection;
 mod der;
 mod generation;
 mod handover;
-mod heads;
+pub mod heads;
 mod listen;
 mod permits;
 mod plain;

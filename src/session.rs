@@ -273,6 +273,17 @@ pub(crate) mod tests {
         assert_eq!(serde_json::from_slice::<Session>(&text).unwrap(), session());
     }
 
+    /// Read carelessly, these are off by one in their last place.
+    #[test]
+    fn a_number_is_the_same_however_often_a_session_is_opened() {
+        for number in ["118446744073709551615", "1.1844674407370957e20", "0.1", "5e-324"] {
+            let mut session = session();
+            session.data.insert("n".to_owned(), serde_json::from_str(number).unwrap());
+            let text = serde_json::to_vec(&session).unwrap();
+            assert_eq!(serde_json::from_slice::<Session>(&text).unwrap(), session, "{number}");
+        }
+    }
+
     #[test]
     fn an_identity_without_subject_or_issuer_is_none() {
         for claims in [json!({"iss": "i"}), json!({"iss": "i", "sub": ""}), json!({"sub": "s"})] {

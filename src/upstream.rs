@@ -31,7 +31,7 @@ mod condition;
 pub mod connect;
 mod directory;
 mod health;
-mod http1;
+pub mod http1;
 mod http2;
 mod names;
 mod pool;

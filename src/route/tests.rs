@@ -291,6 +291,31 @@ fn there_is_no_way_around_a_rule_by_another_spelling_of_its_path() {
     assert_eq!(cut.uri.path_and_query().unwrap(), "/public");
 }
 
+/// For who decodes first, each segment may have parameters, and a way up.
+#[test]
+fn escaped_parameters_are_no_way_into_a_rule_below() {
+    let routes = Routes::new(&configured(
+        &[APP],
+        &[(None, "/", Access::Public), (None, "/api/v1", Access::Login)],
+    ));
+    for path in [
+        "/api%3bx/v1/y",
+        "/api%253bx/v1",
+        "/api%3b/v1%3fx",
+        "/a/..%3b/api/v1",
+        "/a/..%253b/api/v1",
+        "/a/..%3f",
+        "/%3bx/api/v1",
+    ] {
+        assert_eq!(
+            routes.target(&head(path, &[]), 0).map_err(|f| f.status.as_u16()),
+            Err(400),
+            "{path}"
+        );
+    }
+    assert_eq!(routes.target(&head("/api%3bx/v2", &[]), 0).ok(), Some(Target::Upstream(0)));
+}
+
 #[test]
 fn escapes_that_change_no_rule_pass() {
     let routes = guarded();

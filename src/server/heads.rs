@@ -40,7 +40,7 @@ const END: &[u8] = b"\r\n\r\n";
 
 /// Follows the requests of one connection.
 #[derive(Default)]
-pub(super) struct Heads {
+pub struct Heads {
     place: Place,
     /// A head of which the end has not come: rare, and as large as the parser lets it become.
     begun: Option<Box<Begun>>,
@@ -80,8 +80,9 @@ impl Heads {
         Some(now)
     }
 
-    /// Looks at what has come.
-    pub(super) fn look(&mut self, mut bytes: &mut [u8]) {
+    /// Looks at what has come. A byte that becomes a NUL is where the last request is refused: what
+    /// comes after it is not looked at, and no parser gets it.
+    pub fn look(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let used = match &mut self.place {
                 Place::Refused(_) => return,

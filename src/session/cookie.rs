@@ -127,7 +127,10 @@ impl SessionCookie {
             let field = field.as_bytes();
             for at in self.finder.find_iter(field) {
                 let (before, rest) = field.split_at_checked(at).unwrap_or_default();
-                if !before.last().is_none_or(|byte| matches!(byte, b' ' | b';' | b'\t')) {
+                // SECURITY: only where a pair begins. Within a value that a neighbouring domain has
+                // set (`a=b __Host-session=…`) it would pass the prefix by which browsers keep
+                // other domains' cookies out, and go on to the app with the rest of that value.
+                if !matches!(before.trim_ascii_end(), [] | [.., b';']) {
                     continue;
                 }
                 let pair = rest.split_at_checked(memchr(b';', rest).unwrap_or(rest.len()));
@@ -331,6 +334,19 @@ mod tests {
             assert_eq!(cookie().find(&request(cookies)).only(), Some(&b"v"[..]), "{cookies}");
         }
         assert!(cookie().find(&request("x=__Host-session=v;__Host-session")).brought.nothing());
+    }
+
+    /// `Set-Cookie: a="b __Host-session=…"; Domain=example.com` of a neighbour.
+    #[test]
+    fn a_session_within_another_cookies_value_is_none() {
+        for cookies in
+            ["a=b __Host-session=v", "a=\"b\t__Host-session=v\"", "a=b __Host-session.0=12345678v"]
+        {
+            let mut request = request(cookies);
+            assert!(cookie().find(&request).brought.nothing(), "{cookies}");
+            remove(&mut request, |name| cookie().owns(name));
+            assert_eq!(request.get(COOKIE).unwrap(), cookies);
+        }
     }
 
     /// CVE-2024-24814, CVE-2026-55149: the number of parts taken on trust.

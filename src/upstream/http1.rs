@@ -34,8 +34,9 @@ mod receiving;
 mod switched;
 mod upload;
 
-pub(super) use framing::Framing;
-pub(super) use head::Head;
+pub use chunked::{BadChunk, Chunked, Piece};
+pub use framing::Framing;
+pub use head::Head;
 pub(super) use receiving::Receiving;
 pub use switched::Switched;
 use upload::Outgoing;

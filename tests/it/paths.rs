@@ -14,7 +14,7 @@ async fn stage() -> Stage {
 }
 
 /// Ways to write a target that some app would take for `/admin`, and some that are plainly it.
-const WAYS_ROUND: [&str; 56] = [
+const WAYS_ROUND: [&str; 58] = [
     "/public#/../admin",
     "/public%23/../admin",
     "/public/../admin",
@@ -27,6 +27,8 @@ const WAYS_ROUND: [&str; 56] = [
     "/public%2f..%2fadmin",
     "/public/..;/admin",
     "/public/..;x=y/admin",
+    "/public/..%3b/admin",
+    "/%3b/admin",
     "/public;/../admin",
     "/public/..%5cadmin",
     "/public/..\\admin",

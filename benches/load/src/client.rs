@@ -30,14 +30,7 @@ impl Target {
     /// A proxy on this address, asked for `localhost` over TLS 1.3 and HTTP/1.1, with a full
     /// handshake on every connection.
     pub(crate) fn new(address: SocketAddr) -> Result<Self> {
-        let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Trusting))
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        tls.resumption = Resumption::disabled();
-        Ok(Self { address, tls: Arc::new(tls) })
+        Ok(Self { address, tls: Arc::new(trusting(b"http/1.1")?) })
     }
 
     /// The authority under which the proxy knows itself.
@@ -54,6 +47,18 @@ impl Target {
         )
         .into_bytes()
     }
+}
+
+/// TLS 1.3 for one protocol (RFC 7301), with a full handshake on every connection.
+pub(crate) fn trusting(protocol: &[u8]) -> Result<ClientConfig> {
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusting))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![protocol.to_vec()];
+    tls.resumption = Resumption::disabled();
+    Ok(tls)
 }
 
 /// SECURITY: believes any certificate. It is only ever shown the one that was just made, over

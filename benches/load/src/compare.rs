@@ -15,7 +15,7 @@ use crate::process::Process;
 use crate::proxies::Bench;
 use crate::report::{self, Sample};
 use crate::rows::{CONNECTIONS, Contender, KEYS, Load, Row, rows};
-use crate::{closed_loop, h2load, handshakes};
+use crate::{closed_loop, h2load, handshakes, many};
 
 /// What can be asked for.
 #[derive(Args)]
@@ -35,7 +35,7 @@ pub(crate) struct Options {
     /// Seconds of each slice: one contender in one round.
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
-    /// Rows: some of idle, h1, h2, handshakes, large, redis, commit, memory.
+    /// Rows: some of idle, many, h1, h2, handshakes, large, redis, commit, memory.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Three short rounds: whether it works, not what it says.
@@ -60,6 +60,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for row in &rows {
         let table = match row.load {
             Load::Idle(connections) => idle(&bench, row, connections)?,
+            Load::Many(connections, sockets) => at_once(&bench, row, (connections, sockets))?,
             Load::ChangedSessions => changed_sessions(row, &options.directory)?,
             _ => cost(&bench, row, rounds, Duration::from_secs_f64(seconds))?,
         };
@@ -100,7 +101,7 @@ fn slice(bench: &Bench, load: Load, contender: &Contender, time: Duration) -> Re
     let redis = bench.redis(contender.proxy);
     let redis_before = redis.map(Process::cpu_time).transpose()?;
     let mut sample = match load {
-        Load::Idle(connections) | Load::ClosedLoop(connections) => {
+        Load::Idle(connections) | Load::Many(connections, _) | Load::ClosedLoop(connections) => {
             closed_loop::run(target, &[request], connections, time, process)
         }
         Load::Sessions | Load::ChangedSessions => {
@@ -130,6 +131,19 @@ fn changed_sessions(row: &Row, directory: &Path) -> Result<String> {
     ensure!(output.status.success(), "{}", complaint.trim());
     let table = String::from_utf8(output.stdout).context("the table is no text")?;
     Ok(report::heading(row) + &table)
+}
+
+/// The same for very many, and for WebSockets beside them.
+fn at_once(bench: &Bench, row: &Row, connections: (usize, usize)) -> Result<String> {
+    let mut growths = Vec::new();
+    for contender in &row.contenders {
+        eprintln!("{}: {}", row.key, contender.label);
+        let running = bench.proxy(contender.proxy)?;
+        let cookie = bench.cookies(contender.proxy, contender.visitor).first().map(String::as_str);
+        let request = running.target.request(contender.path, cookie);
+        growths.push(many::run(&running.target, &request, cookie, &running.process, connections)?);
+    }
+    Ok(report::many_table(row, &growths))
 }
 
 /// How much memory each contender's process grows by for a connection that is kept open.

@@ -1,4 +1,4 @@
-//! The command line of what `benches/compare` runs. It knows three things to do; how is in the files
+//! The command line of what `benches/compare` and `benches/soak` run. It knows a few things to do; how is in the files
 //! below.
 //!
 //! | file | what |
@@ -9,6 +9,7 @@
 //! | `redis` | the Redis that sessions are kept in |
 //! | `session` | the users' sessions, and their cookies |
 //! | `memory` | what changed sessions cost in the memory of each store |
+//! | `many` | ten thousand idle connections, and thousands of WebSockets beside them |
 //! | `process` | a program started and stopped, its CPU time and memory |
 //! | `client` | one TLS connection, blocking |
 //! | `closed_loop` | many connections, each with one request under way |
@@ -16,6 +17,7 @@
 //! | `h2load` | HTTP/2, by nghttp2's load generator |
 //! | `report` | medians, ratios, the table |
 //! | `origin` | the app behind the proxies |
+//! | `soak` | minutes of everything at once, every answer checked |
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -27,6 +29,7 @@ mod closed_loop;
 mod compare;
 mod h2load;
 mod handshakes;
+mod many;
 mod memory;
 mod origin;
 mod process;
@@ -35,15 +38,23 @@ mod redis;
 mod report;
 mod rows;
 mod session;
+mod soak;
 
-/// Measures the gateway beside nginx and HAProxy.
+/// Measures the gateway beside nginx and HAProxy, or soaks it.
 #[derive(Parser)]
-#[command(name = "compare")]
+#[command(name = "load")]
 enum Command {
     /// Start everything, measure, print a Markdown table.
     Compare(compare::Options),
     /// Change many sessions of each store, print what each costs in memory.
     Memory(memory::Options),
+    /// Ask for everything at once for some minutes, check every answer, print what came of it.
+    Soak(soak::Options),
+    /// The app of a soak, on this address; until it is stopped.
+    SoakApp {
+        /// A loopback address.
+        address: SocketAddr,
+    },
     /// The app behind the proxies, on this address; until it is stopped.
     Origin {
         /// A loopback address.
@@ -55,12 +66,14 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Compare(options) => compare::run(&options),
         Command::Memory(options) => memory::run(&options),
+        Command::Soak(options) => soak::run(&options),
+        Command::SoakApp { address } => soak::app::serve(address),
         Command::Origin { address } => origin::serve(address),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("benches/compare: {error:#}");
+            eprintln!("benches: {error:#}");
             ExitCode::FAILURE
         }
     }

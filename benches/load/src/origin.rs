@@ -23,6 +23,13 @@ pub(crate) const ECHO_PATH: &str = "/echo";
 /// Answers 204: an `auth_request` that always says yes.
 pub(crate) const ALLOW_PATH: &str = "/allow";
 
+/// Becomes a WebSocket, which sends each short message back.
+pub(crate) const SOCKET_PATH: &str = "/socket";
+/// What a WebSocket's client always sends here, and what it is answered: the sample of RFC 6455,
+/// section 1.3, so that nothing has to be hashed.
+pub(crate) const SOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(crate) const SOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
 /// A head of more bytes closes the connection.
 const LONGEST_HEAD: usize = 64 * 1024;
 const LISTENER: Token = Token(usize::MAX);
@@ -49,6 +56,8 @@ struct Connection {
     head: Vec<u8>,
     /// An answer and how much of it the socket has not taken.
     unsent: Option<(Rc<[u8]>, usize)>,
+    /// Whether it has become a WebSocket.
+    switched: bool,
 }
 
 impl Origin {
@@ -102,7 +111,7 @@ impl Origin {
             let at = self.free.pop().unwrap_or(self.connections.len());
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut stream, Token(at), both)?;
-            let connection = Connection { stream, head: Vec::new(), unsent: None };
+            let connection = Connection { stream, head: Vec::new(), unsent: None, switched: false };
             match self.connections.get_mut(at) {
                 Some(slot) => *slot = Some(connection),
                 None => self.connections.push(Some(connection)),
@@ -136,13 +145,18 @@ impl Connection {
                 Err(error) => return Err(error),
             };
             let arrived = buffer.get(..read).unwrap_or_default();
-            if self.head.is_empty() && is_whole(arrived) {
+            if self.switched {
+                let echo = echo(arrived).ok_or(io::ErrorKind::InvalidData)?;
+                self.send_all(echo)?;
+            } else if self.head.is_empty() && is_whole(arrived) {
+                self.switched = switches(arrived);
                 let answer = answers.to(arrived);
                 self.send_all(answer)?;
             } else {
                 self.head.extend_from_slice(arrived);
                 if is_whole(&self.head) {
                     let head = std::mem::take(&mut self.head);
+                    self.switched = switches(&head);
                     self.send_all(answers.to(&head))?;
                 } else if self.head.len() > LONGEST_HEAD {
                     return Ok(false);
@@ -177,6 +191,19 @@ impl Connection {
     }
 }
 
+fn switches(head: &[u8]) -> bool {
+    head.strip_prefix(b"GET ").is_some_and(|target| target.starts_with(SOCKET_PATH.as_bytes()))
+}
+
+/// A short message of a client, which is masked, as a server sends it (RFC 6455, section 5.2).
+fn echo(frame: &[u8]) -> Option<Rc<[u8]>> {
+    let [kind, length, rest @ ..] = frame else { return None };
+    let (mask, payload) = rest.split_first_chunk::<4>()?;
+    let length = length.checked_sub(0x80).filter(|length| usize::from(*length) == payload.len())?;
+    let unmasked = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
+    Some([*kind, length].into_iter().chain(unmasked).collect())
+}
+
 fn is_whole(head: &[u8]) -> bool {
     head.ends_with(b"\r\n\r\n")
 }
@@ -186,6 +213,7 @@ struct Answers {
     small: Rc<[u8]>,
     large: Rc<[u8]>,
     allow: Rc<[u8]>,
+    switch: Rc<[u8]>,
     metadata: Rc<[u8]>,
     keys: Rc<[u8]>,
     updates: u64,
@@ -205,10 +233,15 @@ impl Answers {
         let text = |length| answer("Content-Type: text/plain\r\n", &"x".repeat(length));
         let json = |text: &str| answer("Content-Type: application/json\r\n", text);
         let allow = b"HTTP/1.1 204 No Content\r\nX-Auth-User: auth0|6650\r\n\r\n";
+        let switch = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {SOCKET_ACCEPT}\r\n\r\n"
+        );
         Self {
             small: text(SMALL),
             large: text(LARGE),
             allow: Rc::from(&allow[..]),
+            switch: Rc::from(switch.into_bytes()),
             metadata: json(&metadata.to_string()),
             keys: json(r#"{"keys":[]}"#),
             updates: 0,
@@ -222,6 +255,7 @@ impl Answers {
         match path {
             path if path == LARGE_PATH.as_bytes() => self.large.clone(),
             path if path == ALLOW_PATH.as_bytes() => self.allow.clone(),
+            path if path == SOCKET_PATH.as_bytes() => self.switch.clone(),
             path if path == UPDATE_PATH.as_bytes() => {
                 self.updates += 1;
                 let update = format!("X-Session-Update: {{\"visits\":{}}}\r\n", self.updates);
@@ -258,6 +292,13 @@ mod tests {
         assert!(answers.to(b"GET /allow HTTP/1.1\r\n\r\n").starts_with(b"HTTP/1.1 204"));
         let echo = answers.to(b"GET /public/echo HTTP/1.1\r\nHost: a\r\n\r\n").to_vec();
         assert!(String::from_utf8(echo).unwrap().ends_with("Host: a\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_message_comes_back_unmasked() {
+        let echoed = echo(b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58").unwrap();
+        assert_eq!(*echoed, *b"\x81\x05Hello");
+        assert!(echo(b"\x81\x85\x37\xfa").is_none());
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl Process {
         Ok(self)
     }
 
+    /// The program's process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The CPU time of all its threads and children so far. The accounting of ticks
     /// (`/proc/PID/stat`) is too coarse; this is the scheduler's own, in nanoseconds.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
@@ -89,6 +94,20 @@ impl Process {
             kilobytes += resident(&id.to_string())?;
         }
         ensure!(kilobytes > 0, "{} is not running", self.name);
+        Ok(kilobytes * 1024)
+    }
+
+    /// The same, with what several processes share divided among them (`Pss`, proc(5)).
+    pub(crate) fn proportional_memory(&self) -> Result<u64> {
+        let mut kilobytes = 0;
+        for id in family(self.child.id()) {
+            let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup"))
+                .with_context(|| format!("{}'s memory cannot be read", self.name))?;
+            let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+            let number =
+                line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+            kilobytes += number.context("the kernel does not say how memory is shared (Pss)")?;
+        }
         Ok(kilobytes * 1024)
     }
 

@@ -252,7 +252,7 @@ impl Places {
 }
 
 /// One certificate for all (ECDSA P-256), in the forms they want.
-fn certify(directory: &Path) -> Result<()> {
+pub(crate) fn certify(directory: &Path) -> Result<()> {
     let names = ["localhost".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).context("no certificate")?;
     let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());

@@ -7,6 +7,7 @@ use std::ops::{Div, Sub};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::many::Growth;
 use crate::rows::Row;
 
 /// Below this the proxy waited for the load, and a ratio leans towards 1.
@@ -151,6 +152,29 @@ pub(crate) fn memory_table(row: &Row, bytes: &[f64]) -> String {
         for (ratio, other) in ratios {
             let _ = writeln!(table, "| | | {ratio} | {other} |");
         }
+    }
+    table
+}
+
+/// The table of idle connections and of WebSockets beside them.
+pub(crate) fn many_table(row: &Row, growths: &[[Growth; 2]]) -> String {
+    let mut table = heading(row);
+    table +=
+        "| | idle: KiB resident | ratio | PSS | WebSocket: KiB resident | ratio | PSS | to |\n";
+    table += "|---|--:|--:|--:|--:|--:|--:|---|\n";
+    for (contender, own) in row.contenders.iter().zip(growths) {
+        let other = contender.against.first();
+        let others = other.and_then(|&other| growths.get(other));
+        let [idle, socket] = [0, 1].map(|which| {
+            let Some(own) = own.get(which) else { return String::new() };
+            let ratio = others.and_then(|others| others.get(which));
+            let ratio = ratio.map(|other| format!("{:.2}", own.resident / other.resident));
+            let (resident, proportional) = (own.resident / 1024.0, own.proportional / 1024.0);
+            format!("{resident:.1} | {} | {proportional:.1}", ratio.unwrap_or_default())
+        });
+        let other = other.and_then(|&other| row.contenders.get(other));
+        let other = other.map(|other| other.label.as_str()).unwrap_or_default();
+        let _ = writeln!(table, "| {} | {idle} | {socket} | {other} |", contender.label);
     }
     table
 }

@@ -22,6 +22,8 @@ pub(crate) struct Row {
 pub(crate) enum Load {
     /// This many connections that have served one request and stay open.
     Idle(usize),
+    /// This many such connections, and WebSockets beside them.
+    Many(usize, usize),
     /// HTTP/1.1, this many connections with one request under way each.
     ClosedLoop(usize),
     /// HTTP/2.
@@ -69,8 +71,8 @@ pub(crate) struct Contender {
 }
 
 /// What can be chosen.
-pub(crate) const KEYS: [&str; 8] =
-    ["idle", "h1", "h2", "handshakes", "large", "redis", "commit", "memory"];
+pub(crate) const KEYS: [&str; 9] =
+    ["idle", "many", "h1", "h2", "handshakes", "large", "redis", "commit", "memory"];
 
 /// All rows, in the order of [`KEYS`]. Idle connections are first: their memory it is measured on processes that have done
 /// nothing yet. `before`: the gateway's earlier build bears what the gateway bears.
@@ -98,6 +100,14 @@ fn row(key: &'static str) -> Option<Row> {
             vec![
                 plain("nginx", Nginx, "/", &[]),
                 plain("HAProxy", Haproxy, "/", &[0]),
+                with_cookie("**vestibule, signed in**", VESTIBULE, "/", &[0]),
+            ],
+        ),
+        "many" => (
+            Load::Many(10_000, 2000),
+            "Memory of 10,000 idle TLS connections, and of 2,000 WebSockets open at the same time",
+            vec![
+                with_cookie("nginx, the same request", Nginx, "/", &[]),
                 with_cookie("**vestibule, signed in**", VESTIBULE, "/", &[0]),
             ],
         ),

@@ -65,6 +65,12 @@ impl Cookies {
         })
     }
 
+    /// The `sub` and the `Cookie` field of every user.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (String, String)> {
+        let all = self.quiet.iter().chain(&self.changing).chain(&self.shared);
+        (0..).map(subject).zip(all.cloned())
+    }
+
     /// What a visitor sends: one for each of the connections, in turn. None for a stranger.
     pub(crate) fn of(&self, visitor: Visitor) -> &[String] {
         match visitor {
@@ -174,6 +180,16 @@ pub(crate) fn renew(request: &mut Vec<u8>, set: &str) {
         && let Some(length) = memchr::memchr2(b';', b'\r', rest)
     {
         request.splice(begin..begin + length, pair.iter().copied());
+    }
+}
+
+/// The same in a `Cookie` field.
+pub(crate) fn replace(field: &mut String, set: &str) {
+    let pair = pair(set);
+    if let Some(begin) = pair.starts_with(NAME).then(|| field.find(NAME)).flatten() {
+        let rest = field.get(begin..).unwrap_or_default();
+        let length = rest.find(';').unwrap_or(rest.len());
+        field.replace_range(begin..begin + length, pair);
     }
 }
 

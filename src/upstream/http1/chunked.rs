@@ -19,22 +19,27 @@ const FIELDS: usize = 100;
 
 /// What is wrong with a chunked body.
 #[derive(Debug, Error)]
-pub(super) enum BadChunk {
+pub enum BadChunk {
+    /// No digits, too many, or a line end that is none.
     #[error("a chunk's size that is none")]
     Size,
+    /// Over 4 KiB.
     #[error("a chunk's line is too long")]
     LongLine,
+    /// No CR LF behind its data.
     #[error("a chunk that does not end where it should")]
     End,
+    /// What is wrong with a line of them.
     #[error("trailers: {0}")]
     Trailers(&'static str),
+    /// Over 64 KiB.
     #[error("the trailers are too long")]
     LongTrailers,
 }
 
 /// Where in a chunked body the reader is.
 #[derive(Default)]
-pub(in crate::upstream) enum Chunked {
+pub enum Chunked {
     /// Before a chunk's size.
     #[default]
     Size,
@@ -47,15 +52,19 @@ pub(in crate::upstream) enum Chunked {
 }
 
 /// What a body is made of.
-pub(super) enum Piece {
+pub enum Piece {
+    /// Some of the body, at least a byte.
     Data(Bytes),
-    /// The body is over.
+    /// The body is over; the trailers, if there are any.
     End(Option<HeaderMap>),
 }
 
 impl Chunked {
     /// Takes the next piece off `read`, if it is there.
-    pub(super) fn take(&mut self, read: &mut BytesMut) -> Result<Option<Piece>, BadChunk> {
+    ///
+    /// # Errors
+    /// When it is no chunked body.
+    pub fn take(&mut self, read: &mut BytesMut) -> Result<Option<Piece>, BadChunk> {
         loop {
             match self {
                 Self::Size => {

@@ -8,7 +8,7 @@ use super::ExchangeError;
 use super::chunked::Chunked;
 
 /// How a body ends.
-pub(in crate::upstream) enum Framing {
+pub enum Framing {
     /// It has this many bytes yet to come.
     Length(u64),
     /// With its last chunk.

@@ -55,13 +55,15 @@ fn target(uri: &Uri) -> &str {
 }
 
 /// A response's head.
-pub(in crate::upstream) struct Head {
-    pub(in crate::upstream) status: StatusCode,
-    pub(in crate::upstream) fields: HeaderMap,
+pub struct Head {
+    /// Never an interim one, but for 101.
+    pub status: StatusCode,
+    /// As they came.
+    pub fields: HeaderMap,
     /// Where its body ends.
-    pub(in crate::upstream) framing: Framing,
+    pub framing: Framing,
     /// Whether the connection is good for another request after it (RFC 9112, section 9.3).
-    pub(in crate::upstream) keeps: bool,
+    pub keeps: bool,
 }
 
 /// A head as it was written.
@@ -75,10 +77,10 @@ struct Raw {
 impl Head {
     /// Takes the head of the final response off `read`, and every interim one before it
     /// (RFC 9110, section 15.2); nothing if it is not whole yet.
-    pub(super) fn take(
-        read: &mut BytesMut,
-        method: &Method,
-    ) -> Result<Option<Self>, ExchangeError> {
+    ///
+    /// # Errors
+    /// When it is none, or when two parties could see its body's end in two places.
+    pub fn take(read: &mut BytesMut, method: &Method) -> Result<Option<Self>, ExchangeError> {
         while let Some(Raw { status, old, fields }) = Raw::take(read)? {
             if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
                 continue;
