@@ -13,7 +13,8 @@
 //! | `generation` | what is replaced when the file is read again? |
 //! | `reload` | when is it read again, and what if it is wrong? |
 //! | `permits` | how many connections may there be? |
-//! | `connection` | TLS, HTTP, and when does a connection end? |
+//! | `serving` | how does a connection begin: PROXY, TLS, HTTP? |
+//! | `connection` | what happens on it, and when does it end? |
 //! | `heads` | which bytes does the HTTP/1.1 parser never get? |
 //! | `watch` | what does a connection do, or not do? |
 //! | `acme` | how does the gateway get a certificate? |
@@ -64,6 +65,7 @@ mod plain;
 mod proxy_protocol;
 mod relief;
 mod reload;
+mod serving;
 mod tls;
 mod watch;
 mod worker;

@@ -1,4 +1,4 @@
-//! One connection from a browser: the TLS handshake, HTTP/1.1 or HTTP/2 over it, and its end: by
+//! One connection from a browser: its requests over HTTP/1.1 or HTTP/2, and its end: by
 //! the client, by a limit, or because the gateway stops. What a request gets is the gateway's: the
 //! one in force when it comes, also if the connection is older.
 
@@ -6,7 +6,6 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::error::Error;
-use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -19,27 +18,20 @@ use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
-use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::client_certificate::describe;
 use super::clients::{Clients, Place};
 use super::coalesce::Coalesce;
 use super::generation::Generation;
 use super::heads::{Guarded, Heads};
-use super::proxy_protocol;
-use super::tls::Certificates;
+use super::serving::Serving;
 use super::watch::{UnderWay, Watch, Watched, Watches};
 use crate::body::{Body, BodyError};
-use crate::config::{Config, Limits};
 use crate::gateway::Gateway;
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
@@ -47,9 +39,6 @@ use crate::observe::request::route_name;
 use crate::outbox::{Outbox, Posted};
 use crate::peer::{Peer, Tunnel};
 use crate::session::Memory;
-
-/// hyper's own limit of fields, which it checks without an allocation.
-const USUAL_HEADERS: usize = 100;
 
 /// To who has begun a head, and does not end it.
 const TOO_LATE: &[u8] =
@@ -78,21 +67,6 @@ pub(super) struct Connections {
     stopped: watch::Receiver<bool>,
     /// The same, read without a lock.
     stopping: Cell<bool>,
-}
-
-/// What this worker makes of one generation.
-struct Serving {
-    gateway: Rc<Gateway>,
-    tls: TlsAcceptor,
-    certificates: Arc<Certificates>,
-    /// Of whom connections are counted, and how many each may have.
-    config: Arc<Config>,
-    /// Who writes a PROXY header, where that is wanted.
-    proxies: Option<Vec<IpNet>>,
-    handshake_time: Duration,
-    http1: http1::Builder,
-    http2: http2::Builder<Local>,
-    outbox: Arc<Outbox>,
 }
 
 impl Connections {
@@ -311,89 +285,6 @@ async fn came_to_rest(watch: &Watch) {
     }
 }
 
-impl Serving {
-    fn new(
-        generation: &Generation,
-        memory: &Arc<Memory>,
-        metrics: Rc<WorkerMetrics>,
-        log: Option<&Rc<AccessLog>>,
-        outbox: &Arc<Outbox>,
-    ) -> Self {
-        let config = generation.config();
-        let limits = &config.server.limits;
-        let proxies = config.server.proxy_protocol.https;
-        let gateway = Gateway::new(
-            generation.parties.clone(),
-            memory.clone(),
-            &generation.directory,
-            metrics,
-            log.filter(|_| config.log.access).cloned(),
-            outbox,
-        );
-        Self {
-            gateway: Rc::new(gateway),
-            tls: TlsAcceptor::from(generation.server_tls.clone()),
-            certificates: generation.certificates.clone(),
-            config: config.clone(),
-            proxies: proxies.then(|| config.server.trusted_proxies.clone()),
-            handshake_time: limits.handshake_time,
-            http1: http1(limits),
-            http2: http2(limits),
-            outbox: outbox.clone(),
-        }
-    }
-
-    /// The first bytes of a connection: who it is for, where a load balancer says so, and TLS.
-    async fn arrive(
-        &self,
-        mut stream: TcpStream,
-        mut address: IpAddr,
-    ) -> io::Result<(TlsStream<Posted<TcpStream>>, IpAddr)> {
-        if let Some(trusted) = &self.proxies {
-            let client = proxy_protocol::client(&mut stream, address, trusted).await;
-            address = client.map_err(|error| error.told(address))?;
-        }
-        let stream = Posted::new(stream, self.outbox.clone());
-        Ok((self.tls.accept(stream).await?, address))
-    }
-
-    fn peer(&self, stream: &TlsStream<Posted<TcpStream>>, address: IpAddr) -> Peer {
-        let name = stream.get_ref().1.server_name().map(str::to_ascii_lowercase);
-        let (certificates, asked) = (self.certificates.clone(), name.clone());
-        let same_certificate =
-            move |host: &str| asked.as_deref().is_none_or(|asked| certificates.same(asked, host));
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        Peer {
-            address,
-            server_name: name,
-            same_certificate: Box::new(same_certificate),
-            certificate: certificate.map(|certificate| Rc::new(describe(certificate))),
-        }
-    }
-}
-
-fn http1(limits: &Limits) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    // How long a head may take is the watch's to judge.
-    builder
-        .header_read_timeout(None)
-        .max_buf_size(limits.header_bytes)
-        .max_header_size(limits.header_bytes);
-    if limits.headers != USUAL_HEADERS {
-        builder.max_headers(limits.headers);
-    }
-    builder
-}
-
-fn http2(limits: &Limits) -> http2::Builder<Local> {
-    let mut builder = http2::Builder::new(Local);
-    builder
-        .enable_connect_protocol()
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-    builder
-}
-
 /// Reads on for a moment, past who looks at heads, where the gateway has said the last word: a
 /// connection that is closed with bytes unread is reset, and its client may lose what it was told
 /// (RFC 9112, section 9.6).
@@ -403,16 +294,6 @@ async fn linger(mut stream: impl AsyncRead + Unpin) {
         while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
     };
     let _ = tokio::time::timeout(LINGER, Box::pin(rest)).await;
-}
-
-/// Runs hyper's tasks on this worker.
-#[derive(Clone)]
-struct Local;
-
-impl<F: Future<Output: 'static> + 'static> Executor<F> for Local {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
 }
 
 /// The requests of one connection.
