@@ -57,6 +57,19 @@ pub(in crate::login) fn claims(issuer: &str, now: Timestamp) -> Value {
     })
 }
 
+/// Other claims: `null` takes one out.
+pub(in crate::login) fn change(mut claims: Value, changed: &Value) -> Value {
+    let members = claims.as_object_mut().unwrap();
+    for (name, value) in changed.as_object().unwrap() {
+        if value.is_null() {
+            members.remove(name);
+        } else {
+            members.insert(name.clone(), value.clone());
+        }
+    }
+    claims
+}
+
 pub(in crate::login) fn keys(all: &[Value]) -> Keys {
     Keys::parse(json!({"keys": all}).to_string().as_bytes()).unwrap()
 }
@@ -95,15 +108,7 @@ impl Bench {
         changed: &Value,
         expected: &Expected<'_>,
     ) -> Result<Map<String, Value>, Unverified> {
-        let mut claims = claims(ISSUER, NOW);
-        let members = claims.as_object_mut().unwrap();
-        for (name, value) in changed.as_object().unwrap() {
-            if value.is_null() {
-                members.remove(name);
-            } else {
-                members.insert(name.clone(), value.clone());
-            }
-        }
+        let claims = change(claims(ISSUER, NOW), changed);
         self.verify(&self.signer.sign(&claims), expected)
     }
 

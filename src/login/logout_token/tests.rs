@@ -5,7 +5,7 @@ use ring::signature::KeyPair;
 use serde_json::json;
 
 use super::super::client_authentication::base64url;
-use super::super::id_token::tests::{Signer, claims as id_claims, keys, signing_input};
+use super::super::id_token::tests::{Signer, change, claims as id_claims, keys, signing_input};
 use super::super::id_token::{Expected, verify as verify_id};
 use super::*;
 use crate::config::sample;
@@ -42,15 +42,7 @@ impl Bench {
 
     /// What becomes of a token whose claims are changed: `null` takes one out.
     fn with(&self, changed: &Value) -> Result<Logout, Unverified> {
-        let mut claims = logout_claims(ISSUER, NOW);
-        let members = claims.as_object_mut().unwrap();
-        for (name, value) in changed.as_object().unwrap() {
-            if value.is_null() {
-                members.remove(name);
-            } else {
-                members.insert(name.clone(), value.clone());
-            }
-        }
+        let claims = change(logout_claims(ISSUER, NOW), changed);
         self.verify(&self.signer.sign(&claims))
     }
 
