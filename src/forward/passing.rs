@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::Whole;
 use super::headers::Reserved;
 use super::lasting::Broken;
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, Incoming};
 
 /// What a request's body may be.
 #[derive(Clone, Copy)]
@@ -108,7 +107,7 @@ impl http_body::Body for Passing {
             }
             Some(Err(_)) => this.whole.break_off(Broken::Off),
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connect::Stream;
+use super::{Hear, is_for_all};
 use crate::body::{Body, BodyError};
 use crate::outbox::{Outbox, Posted};
 
@@ -44,7 +45,9 @@ pub(super) use upload::Upload;
 
 /// Room for most heads with a short body behind them, in bytes.
 const ROOM: usize = 8 * 1024;
-/// The longest head of a response, in bytes.
+/// The longest head of a response, in bytes, with all that comes before it.
+// SECURITY: an upstream that goes on saying something else keeps its reader busy, and is never late:
+// whoever has always something to read looks at no clock.
 const HEAD_BYTES: usize = 256 * 1024;
 /// A request's body of the gateway's own that goes out with the head, in bytes.
 const SHORT: usize = 16 * 1024;
@@ -61,7 +64,7 @@ pub enum ExchangeError {
     /// RFC 9112, section 4.
     #[error("what came is no response of HTTP/1.1: {0}")]
     Head(&'static str),
-    /// It is over 256 KiB.
+    /// It is over 256 KiB, with what came before it.
     #[error("the response's head is too long")]
     HeadTooLong,
     /// A body whose end two parties could see in two places: RFC 9112, section 6.3.
@@ -102,6 +105,8 @@ pub(super) struct Connection {
     wire: Posted<Stream>,
     /// What was read and belongs to nobody yet.
     read: BytesMut,
+    /// How much was said before the response, in bytes.
+    heard: usize,
     /// When the response is late. It is moved on by each request: a timer that only ever moves on
     /// costs next to nothing.
     deadline: Pin<Box<Sleep>>,
@@ -122,6 +127,7 @@ impl Connection {
         Self {
             wire: Posted::new(stream, outbox),
             read: BytesMut::new(),
+            heard: 0,
             deadline: Box::pin(sleep_until(Instant::now())),
             age: 0,
         }
@@ -138,11 +144,12 @@ impl Connection {
     }
 
     /// Sends a request and awaits the head of the response, for `limit` after the last piece that
-    /// was sent. A body that streams is taken out of the request.
+    /// was sent; `hear` is told what comes before it. A body that streams is taken out of the request.
     pub(super) async fn exchange(
         &mut self,
         request: &mut Request<Body>,
         limit: Duration,
+        hear: Hear<'_>,
     ) -> Result<(Head, Upload), Failed> {
         let outgoing = Outgoing::of(request);
         self.wire.post(|out| head::write(out, request, outgoing));
@@ -155,9 +162,11 @@ impl Connection {
             body => Upload::start(self.wire.clone(), body, outgoing),
         };
         self.deadline.as_mut().reset(Instant::now() + limit);
+        self.heard = 0;
         let method = request.method();
-        let head =
-            std::future::poll_fn(|context| self.poll_head(context, method, &mut upload, limit));
+        let head = std::future::poll_fn(|context| {
+            self.poll_head(context, method, &mut upload, limit, hear)
+        });
         head.await.map(|head| (head, upload))
     }
 
@@ -167,6 +176,7 @@ impl Connection {
         method: &Method,
         upload: &mut Upload,
         limit: Duration,
+        hear: Hear<'_>,
     ) -> Poll<Result<Head, Failed>> {
         let failed = |error, reached| Poll::Ready(Err(Failed { error, reached }));
         loop {
@@ -178,9 +188,9 @@ impl Connection {
             }
             match filled {
                 Poll::Ready(Ok(0)) => return failed(ExchangeError::Closed, self.reached()),
-                Poll::Ready(Ok(_)) => match Head::take(&mut self.read, method) {
+                Poll::Ready(Ok(_)) => match self.take_head(method, hear) {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                    Ok(None) if self.read.len() > HEAD_BYTES => {
+                    Ok(None) if self.heard + self.read.len() > HEAD_BYTES => {
                         return failed(ExchangeError::HeadTooLong, Reached::Further);
                     }
                     Ok(None) => {}
@@ -202,9 +212,24 @@ impl Connection {
         }
     }
 
+    fn take_head(
+        &mut self,
+        method: &Method,
+        hear: Hear<'_>,
+    ) -> Result<Option<Head>, ExchangeError> {
+        let before = self.read.len();
+        let head = Head::take(&mut self.read, method, |status, fields| {
+            if is_for_all(status) {
+                hear(status, fields);
+            }
+        });
+        self.heard += before - self.read.len();
+        head
+    }
+
     /// How far an exchange came that ends before its response's head.
     fn reached(&self) -> Reached {
-        match (self.read.is_empty(), self.wire.is_unsent()) {
+        match (self.read.is_empty() && self.heard == 0, self.wire.is_unsent()) {
             (true, true) => Reached::Nothing,
             (true, false) => Reached::Sent,
             (false, _) => Reached::Further,
@@ -239,7 +264,8 @@ mod tests {
                     there.shutdown().await.unwrap();
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     let mut request = Request::new(Body::Empty);
-                    let got = connection.exchange(&mut request, Duration::from_secs(1)).await;
+                    let got =
+                        connection.exchange(&mut request, Duration::from_secs(1), &|_, _| {}).await;
                     let Err(Failed { error, reached }) = got else { panic!("{early}") };
                     assert!(matches!(error, ExchangeError::Unasked), "{error}");
                     assert!(reached == Reached::Nothing);

@@ -10,8 +10,11 @@
 //! | `receiving` | how does a response's body come in? |
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,13 +22,13 @@ use h2::SendStream;
 use h2::client::ResponseFuture;
 use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
-use super::UpstreamError;
 use super::connect::{Reach, Stream, connect};
 use super::pool::NoResponse;
+use super::{Hear, UpstreamError, is_for_all};
 use crate::body::Body;
 use crate::config::Limits;
 use crate::config::value::UpstreamUrl;
@@ -42,6 +45,9 @@ use upload::Outgoing;
 /// Connections on which a request that nobody looked at is tried.
 const TRIES: usize = 3;
 
+/// The most that may come before a response, in bytes, as [`size`] counts them.
+const INTERIM_BYTES: usize = 256 * 1024;
+
 /// Why an exchange over HTTP/2 broke off.
 #[derive(Debug, Error)]
 pub enum Http2Error {
@@ -51,6 +57,9 @@ pub enum Http2Error {
     /// A response whose length two parties could read differently.
     #[error("the response's length is not certain")]
     Ambiguous,
+    /// What came before the response is over 256 KiB.
+    #[error("more than enough came before the response")]
+    HeadTooLong,
     /// The request cannot be said in HTTP/2.
     #[error("the request cannot be said in HTTP/2")]
     Request,
@@ -117,7 +126,11 @@ impl Http2 {
     }
 
     /// Sends a request over a connection that there is, or over a new one.
-    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Failed> {
+    pub(super) async fn send(
+        &self,
+        request: Request<Body>,
+        hear: Hear<'_>,
+    ) -> Result<Response<Body>, Failed> {
         let broken = |source| UpstreamError::Http2 { upstream: self.url.clone(), source };
         if request.headers().contains_key(UPGRADE) {
             return Err(Failed::sent(broken(Http2Error::Upgrade)));
@@ -132,7 +145,7 @@ impl Http2 {
                 Err(refusal) => return Err(self.refused(refusal, parts, body)),
             };
             tries += 1;
-            match self.exchange(&parts, &mut body, seat).await {
+            match self.exchange(&parts, &mut body, seat, hear).await {
                 Ok(response) => return Ok(response),
                 Err(None) => {
                     let (upstream, limit) = (self.url.clone(), self.response_time);
@@ -183,24 +196,40 @@ impl Http2 {
         parts: &Parts,
         body: &mut Outgoing,
         seat: Seat,
+        hear: Hear<'_>,
     ) -> Result<Response<Body>, Option<Broken>> {
         let broken = |error| Some(Broken { error, unprocessed: false });
         let head = head::write(parts, &self.url).ok_or_else(|| broken(Http2Error::Request))?;
         let begun = seat.begin(head, body.is_nothing()).await;
-        let (response, stream): (ResponseFuture, SendStream<Bytes>) = begun.map_err(|error| {
-            // Whatever is wrong with the connection: no stream of it was begun.
-            seat.retire();
-            Some(Broken { error: error.into(), unprocessed: true })
-        })?;
+        let (mut response, stream): (ResponseFuture, SendStream<Bytes>) =
+            begun.map_err(|error| {
+                // Whatever is wrong with the connection: no stream of it was begun.
+                seat.retire();
+                Some(Broken { error: error.into(), unprocessed: true })
+            })?;
         let upload = body.start(stream);
-        let Some(outcome) = body.within_time(response, self.response_time).await else {
+        let mut left = INTERIM_BYTES;
+        let heard = poll_fn(|context| {
+            while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(context) {
+                let (interim, ()) = interim.into_parts();
+                let Some(rest) = left.checked_sub(size(&interim.headers)) else {
+                    return Poll::Ready(Err(Http2Error::HeadTooLong));
+                };
+                left = rest;
+                if is_for_all(interim.status) {
+                    hear(interim.status, interim.headers);
+                }
+            }
+            Pin::new(&mut response).poll(context).map_err(Http2Error::Stream)
+        });
+        let Some(outcome) = body.within_time(heard, self.response_time).await else {
             // Whoever is late may be gone: those who come later do not wait for it.
             seat.retire();
             return Err(None);
         };
         let response = outcome.map_err(|error| {
-            let unprocessed = is_unprocessed(&error);
-            Some(Broken { error: error.into(), unprocessed })
+            let unprocessed = matches!(&error, Http2Error::Stream(error) if is_unprocessed(error));
+            Some(Broken { error, unprocessed })
         })?;
         // SECURITY: response smuggling. HTTP/2 frames the body itself; a browser of HTTP/1.1 would
         // go by these (RFC 9113, section 8.1.1).
@@ -287,6 +316,11 @@ pub(super) async fn ask(
 
 fn is_tls(stream: &Stream) -> bool {
     matches!(stream, Stream::Tls(_))
+}
+
+/// RFC 9113, section 6.5.2, counts 32 bytes for a field beside its own; so does this for `:status`.
+fn size(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>() + 42
 }
 
 /// RFC 9113, section 8.7: a stream beyond the last one of a GOAWAY, or refused by itself.

@@ -114,7 +114,7 @@ async fn an_upstream_that_goes_away_again_and_again_loses_no_request() {
                     for round in 0..20 {
                         let path = format!("/{at}/{round}");
                         let sent = request("POST", &path, "body".into());
-                        let response = upstreams.send(0, sent, None).await.unwrap();
+                        let response = upstreams.send(0, sent, None, &deaf).await.unwrap();
                         assert_eq!(text(response).await.unwrap(), path);
                     }
                 })
@@ -147,7 +147,8 @@ async fn what_is_refused_unprocessed_is_sent_again_and_what_may_be_done_is_not()
             })
             .await;
             let upstreams = over_http2(&url, &limits());
-            let sent = upstreams.send(0, request("POST", "/", "all of it".into()), None).await;
+            let sent =
+                upstreams.send(0, request("POST", "/", "all of it".into()), None, &deaf).await;
             if expected == 2 {
                 assert_eq!(text(sent.unwrap()).await.unwrap(), "all of it");
             } else {
@@ -194,7 +195,7 @@ async fn a_refused_request_is_sent_again_from_its_beginning_if_not_much_of_it_ha
             trailers.insert("x-sum", HeaderValue::from_static("7"));
             feed.send(Frame::trailers(trailers)).unwrap();
             drop(feed);
-            let sent = upstreams.send(0, request("POST", "/", body), None).await;
+            let sent = upstreams.send(0, request("POST", "/", body), None, &deaf).await;
             if sent_again {
                 let expected: String = ["a", "b", "c"].map(|one| one.repeat(1000)).concat();
                 assert_eq!(text(sent.unwrap()).await.unwrap(), expected);
@@ -240,7 +241,7 @@ async fn both_bodies_and_their_trailers_pass_and_nothing_of_http1_does() {
         {
             sent.headers_mut().insert(name, HeaderValue::from_static(value));
         }
-        let response = upstreams.send(0, sent, None).await.unwrap();
+        let response = upstreams.send(0, sent, None, &deaf).await.unwrap();
         let collected = response.into_body().collect().await.unwrap();
         assert_eq!(collected.trailers(), Some(&trailers));
         assert_eq!(collected.to_bytes(), pieces.concat());
@@ -299,7 +300,8 @@ async fn who_does_not_read_holds_up_nobody_and_fills_no_memory() {
         let upstreams = over_http2(&url, &limits());
         let mut unread = Vec::new();
         for _ in 0..50 {
-            let sent = upstreams.send(0, request("GET", "/endless", Body::Empty), None).await;
+            let sent =
+                upstreams.send(0, request("GET", "/endless", Body::Empty), None, &deaf).await;
             unread.push(sent.unwrap());
         }
         sleep(Duration::from_millis(200)).await;
@@ -337,7 +339,8 @@ async fn whoever_leaves_is_reported_to_the_upstream() {
         for upload in [false, true] {
             let (feed, body) = streaming();
             let body = if upload { body } else { Body::Empty };
-            let response = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
+            let response =
+                upstreams.send(0, request("POST", "/", body), None, &deaf).await.unwrap();
             drop(response);
             sleep(Duration::from_millis(50)).await;
             drop(feed);
@@ -381,7 +384,7 @@ async fn an_upload_that_breaks_off_is_no_whole_upload() {
         .await;
         let upstreams = over_http2(&url, &limits());
         let body = Body::stream(BreaksOff(false));
-        let failed = upstreams.send(0, request("POST", "/", body), None).await;
+        let failed = upstreams.send(0, request("POST", "/", body), None, &deaf).await;
         assert!(matches!(failed, Err(UpstreamError::Http2 { .. })));
         sleep(Duration::from_millis(50)).await;
         assert_eq!(*got.borrow(), [false]);
@@ -401,7 +404,7 @@ async fn an_early_answer_arrives_before_the_upload_has_ended() {
         for _ in 0..3 {
             let (feed, body) = streaming();
             feed.send("first".into()).unwrap();
-            let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
+            let early = upstreams.send(0, request("POST", "/", body), None, &deaf).await.unwrap();
             assert_eq!(text(early).await.unwrap(), "enough");
         }
     })
@@ -423,7 +426,7 @@ async fn an_upstream_that_is_late_or_speaks_something_else_is_given_up() {
         .await;
         let upstreams = over_http2(&url, &hurried);
         for round in 1..=2 {
-            let late = upstreams.send(0, request("GET", "/", Body::Empty), None).await;
+            let late = upstreams.send(0, request("GET", "/", Body::Empty), None, &deaf).await;
             assert!(matches!(late, Err(UpstreamError::Late { .. })));
             assert_eq!(connections.get(), round, "who was late gets no more requests");
         }
@@ -439,7 +442,7 @@ async fn an_upstream_that_is_late_or_speaks_something_else_is_given_up() {
         for url in [silent, http1, rude, gone] {
             let upstreams = over_http2(&url, &hurried);
             let begun = Instant::now();
-            let failed = upstreams.send(0, request("POST", "/", "x".into()), None).await;
+            let failed = upstreams.send(0, request("POST", "/", "x".into()), None, &deaf).await;
             let failed = failed.map(|response| response.status());
             assert!(matches!(failed, Err(UpstreamError::Connect { .. })), "{failed:?}");
             assert!(begun.elapsed() < Duration::from_secs(2));
@@ -466,7 +469,7 @@ async fn an_upstream_is_not_late_while_it_still_receives() {
                 sleep(Duration::from_millis(60)).await;
             }
         });
-        let response = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
+        let response = upstreams.send(0, request("POST", "/", body), None, &deaf).await.unwrap();
         assert_eq!(text(response).await.unwrap(), "56");
     })
     .await;
@@ -515,7 +518,7 @@ async fn what_can_be_repeated_is_sent_once_more_when_a_connection_breaks_under_i
         .await;
         let upstreams = over_http2(&url, &limits());
         get(&upstreams, "/").await.unwrap();
-        let failed = upstreams.send(0, request("POST", "/", Body::Empty), None).await;
+        let failed = upstreams.send(0, request("POST", "/", Body::Empty), None, &deaf).await;
         assert!(matches!(failed, Err(UpstreamError::Http2 { .. })));
         assert_eq!(post.get(), 1, "what may have been done is not done twice");
     })
