@@ -129,6 +129,34 @@ async fn an_upstream_that_goes_away_again_and_again_loses_no_request() {
 }
 
 #[tokio::test]
+async fn no_empty_frame_is_handed_on() {
+    local(async {
+        let (url, _) = serving(100, |(request, mut to): Asked| async move {
+            let mut stream = to.send_response(Response::new(()), false).unwrap();
+            for piece in ["", "a", "", "", "b", ""] {
+                stream.send_data(piece.into(), false).unwrap();
+            }
+            match request.uri().path() {
+                "/trailers" => stream.send_trailers(HeaderMap::new()).unwrap(),
+                _ => stream.send_data(Bytes::new(), true).unwrap(),
+            }
+        })
+        .await;
+        let upstreams = over_http2(&url, &limits());
+        for path in ["/trailers", "/"] {
+            let response = upstreams.send(0, request("GET", path, Body::Empty), None).await;
+            let mut body = response.unwrap().into_body();
+            let mut pieces = Vec::new();
+            while let Some(frame) = body.frame().await {
+                pieces.extend(frame.unwrap().into_data());
+            }
+            assert_eq!(pieces, ["a", "b"], "{path}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_refused_unprocessed_is_sent_again_and_what_may_be_done_is_not() {
     local(async {
         for (reason, expected) in [(Reason::REFUSED_STREAM, 2), (Reason::INTERNAL_ERROR, 1)] {
