@@ -52,3 +52,4 @@ mod update;
 mod upgrade;
 mod upstreams;
 mod websocket_http2;
+mod websocket_upstreams;
