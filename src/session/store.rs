@@ -126,6 +126,7 @@ impl Sessions {
                 sealer,
                 redis,
                 config.secrets.first(),
+                &memory,
             ))),
         };
         Self { cookie, lifetimes, memory, store }
