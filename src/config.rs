@@ -113,8 +113,8 @@ pub struct Server {
     pub handover: Option<PathBuf>,
     /// `public_urls`: the origins that users see; at least one.
     pub public_urls: Vec<Origin>,
-    /// `trusted_proxies`: whose `X-Forwarded-For` is kept and added to, and whose PROXY headers are
-    /// believed.
+    /// `trusted_proxies`: whose `X-Forwarded-For` and `Forwarded` are believed, kept and added to, and
+    /// whose PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// `proxy_protocol`, default none: which listeners want a PROXY header first.
     pub proxy_protocol: ProxyProtocol,
