@@ -85,11 +85,11 @@ impl RedisStore {
         lifetimes: Lifetimes,
         sealer: Arc<Sealer>,
         config: &Arc<config::Redis>,
-        secret: Option<&config::value::Secret>,
+        secrets: &[config::value::Secret],
     ) -> Self {
         let link = Rc::new(Link::new(config.clone()));
         let writer = Rc::new(Writer::new(&link, config));
-        let index = Rc::new(Index::new(link.clone(), writer.clone(), secret));
+        let index = Rc::new(Index::new(link.clone(), writer.clone(), secrets));
         let leases = Leases::new(link.clone(), writer.clone());
         let records = Rc::new(Records::new(link, writer));
         Self {
