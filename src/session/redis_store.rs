@@ -90,12 +90,12 @@ impl RedisStore {
         lifetimes: Lifetimes,
         sealer: Arc<Sealer>,
         config: &Arc<config::Redis>,
-        secret: Option<&config::value::Secret>,
+        secrets: &[config::value::Secret],
         memory: &Memory,
     ) -> Self {
         let link = Rc::new(Link::new(config.clone(), memory.primary().clone()));
         let writer = Rc::new(Writer::new(&link, config.replicas));
-        let index = Rc::new(Index::new(link.clone(), writer.clone(), secret));
+        let index = Rc::new(Index::new(link.clone(), writer.clone(), secrets));
         let leases = Leases::new(link.clone(), writer.clone());
         let records = Rc::new(Records::new(link, writer));
         Self {

@@ -125,7 +125,7 @@ impl Sessions {
                 lifetimes,
                 sealer,
                 redis,
-                config.secrets.first(),
+                &config.secrets,
                 &memory,
             ))),
         };

@@ -121,6 +121,12 @@ impl Lease {
         }
     }
 
+    /// Whether nobody else has had it since it was taken, as far as can be known.
+    pub async fn is_ours(&self) -> bool {
+        let Some(held) = &self.0 else { return true };
+        held.say(RENEW, Some(LIFE)).await.unwrap_or(false)
+    }
+
     /// It is done. After a failure those who wait do not try at once what has just failed.
     pub async fn end(self, failed: bool) {
         let Some(held) = self.0 else { return };
