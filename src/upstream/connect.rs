@@ -2,6 +2,7 @@
 //! timeout and the settings of TLS; what is said over the connection is `pool`'s.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,6 +12,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -74,6 +76,18 @@ impl Stream {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
             Self::Tcp(_) | Self::Unix(_) => None,
         }
+    }
+
+    /// Whether the kernel has neither a byte for us nor the other end's farewell.
+    pub(super) fn is_silent(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            Self::Tls(stream) => SockRef::from(stream.get_ref().0),
+            Self::Unix(stream) => SockRef::from(stream),
+        };
+        // The sockets do not block: nothing is what is not waited for.
+        let found = socket.peek(&mut [MaybeUninit::uninit()]);
+        found.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
