@@ -280,8 +280,8 @@ pub struct Redis {
     pub ca: Option<Vec<u8>>,
     /// `prefix`, default `vestibule:`: what every name in Redis begins with.
     pub prefix: String,
-    /// `replicas`, default 1 for `sentinel` and `cluster`: how many replicas must have a change
-    /// before it counts as saved, as far as so many are connected.
+    /// `replicas`, default 5 for `sentinel` and `cluster`: how many replicas, of those that are
+    /// connected, must have a change before it counts as saved.
     pub replicas: usize,
 }
 

@@ -53,8 +53,8 @@ use live::{Live, Tie};
 use passing::Bounds;
 use upgrade::Wanted;
 
-/// Bodies of known length up to this end with their app's answer, whatever becomes of the session:
-/// nothing is set up for them.
+/// Bytes up to which a body that never waits ends with its app's answer, whatever becomes of the session:
+/// nothing is set up for it.
 const SHORT: u64 = 64 * 1024;
 
 /// About as many fields as the gateway adds: the map grows once.
