@@ -7,6 +7,7 @@
 //! | `headers` | which fields pass? |
 //! | `identity` | what is the app told of the user? |
 //! | `forwarded` | what is the app told of the connection? |
+//! | `hops` | whom do the proxies before it name? |
 //! | `passing` | what is taken off a request's body? |
 //! | `delivery` | what becomes of a response's body, and of an update in its trailers? |
 //! | `lasting` | what goes on when the client has gone? |
@@ -36,6 +37,7 @@ mod close_frame;
 mod delivery;
 mod forwarded;
 mod headers;
+mod hops;
 mod identity;
 mod lasting;
 mod live;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::following::LastUses;
 use super::logouts::Logouts;
+use super::redis_store::Primary;
 use super::{Session, SessionId};
 use crate::clock::Timestamp;
 
@@ -57,6 +58,7 @@ pub struct Memory {
     forgotten: AtomicU64,
     last_uses: LastUses,
     logouts: Logouts,
+    primary: Arc<Primary>,
 }
 
 #[derive(Default)]
@@ -95,6 +97,7 @@ impl Memory {
             forgotten: AtomicU64::new(0),
             last_uses: LastUses::default(),
             logouts: Logouts::default(),
+            primary: Arc::default(),
         }
     }
 
@@ -176,6 +179,11 @@ impl Memory {
     /// What the provider has ended.
     pub(super) fn logouts(&self) -> &Logouts {
         &self.logouts
+    }
+
+    /// Which server of Redis is the primary.
+    pub(super) fn primary(&self) -> &Arc<Primary> {
+        &self.primary
     }
 
     fn shard(&self, id: SessionId) -> Option<MutexGuard<'_, Shard>> {

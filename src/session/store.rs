@@ -141,6 +141,7 @@ impl Sessions {
                 sealer,
                 redis,
                 &config.secrets,
+                &memory,
             ))),
         };
         Self { cookie, lifetimes, memory, store }

@@ -21,18 +21,18 @@ use crate::config::value::Secret;
 /// that was under way at a logout that has been carried out comes too late.
 const ADD: &str = "
 local ended = redis.call('GET', KEYS[2])
-if ended and tonumber(ended) >= tonumber(ARGV[1]) then return {'gone', online()} end
+if ended and tonumber(ended) >= tonumber(ARGV[1]) then return answer('gone') end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIREAT', KEYS[1], ARGV[4])
-return {'done', online()}";
+return answer('done')";
 
 /// Sessions up to this time end.
 const MARK: &str = "
 local known = redis.call('GET', KEYS[1])
 local before = math.max(tonumber(known or 0), tonumber(ARGV[1]))
 redis.call('SET', KEYS[1], string.format('%.0f', before), 'PX', ARGV[2])
-return {'done', online()}";
+return answer('done')";
 
 /// The oldest first, so many at a time.
 const FIND: &str = "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 500)";
@@ -42,13 +42,13 @@ const REMOVE: &str = "return redis.call('ZREM', KEYS[1], unpack(ARGV))";
 /// Whoever comes first has it, also if the answer was lost and it is asked again.
 const CLAIM: &str = "
 local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return {'newer', online()} end
+if owner and owner ~= ARGV[1] then return answer('newer') end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return {'done', online()}";
+return answer('done')";
 
 const KEEP: &str = "
 redis.call('SET', KEYS[1], '', 'PXAT', ARGV[1])
-return {'done', online()}";
+return answer('done')";
 
 /// Milliseconds for which a logout is held against new sessions: longer than a login is under way
 /// between its callback and its session.
