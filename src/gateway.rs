@@ -268,8 +268,9 @@ impl Gateway {
     /// browser with the next response.
     fn commit_later(self: Rc<Self>, visit: &Visit, route: RouteLabel, id: RequestId) -> Later {
         let mut visit = visit.without_cookies();
-        let commit =
-            move |update| async move { drop(self.commit(update, &mut visit, route, id).await) };
+        let commit = move |update| async move {
+            self.commit(update, &mut visit, route, id).await;
+        };
         Box::new(move |update| Box::pin(commit(update)))
     }
 
