@@ -22,6 +22,7 @@ mod client_certificates;
 mod contract;
 mod cookie;
 mod demo;
+mod ends;
 mod faults;
 mod forward;
 mod grpc;
