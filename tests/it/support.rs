@@ -9,7 +9,7 @@
 //! | `app`, `peer`, `http2_app` | a scripted app |
 //! | `provider` | a scripted provider, and the embedded one |
 //! | `authority` | certificates |
-//! | `program` | a program that is not ours |
+//! | `program`, `curl`, `nginx` | a program that is not ours |
 //! | `redis` | Redis servers |
 //! | `cut` | a wire that can be cut |
 //! | `field` | gateways that keep sessions together, for races |
@@ -24,12 +24,14 @@ use std::time::{Duration, Instant};
 pub(crate) mod app;
 pub(crate) mod authority;
 pub(crate) mod browser;
+pub(crate) mod curl;
 pub(crate) mod cut;
 pub(crate) mod dice;
 pub(crate) mod field;
 pub(crate) mod gateway;
 pub(crate) mod http2_app;
 pub(crate) mod jar;
+pub(crate) mod nginx;
 pub(crate) mod peer;
 pub(crate) mod program;
 pub(crate) mod provider;
