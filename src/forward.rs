@@ -7,6 +7,7 @@
 //! | `headers` | which fields pass? |
 //! | `identity` | what is the app told of the user? |
 //! | `forwarded` | what is the app told of the connection? |
+//! | `hops` | whom do the proxies before it name? |
 //! | `passing` | what is taken off a request's body? |
 //! | `delivery` | what becomes of a response's body, and of an update in its trailers? |
 //! | `lasting` | what goes on when the client has gone? |
@@ -36,6 +37,7 @@ mod close_frame;
 mod delivery;
 mod forwarded;
 mod headers;
+mod hops;
 mod identity;
 mod lasting;
 mod live;
@@ -51,8 +53,8 @@ use live::{Live, Tie};
 use passing::Bounds;
 use upgrade::Wanted;
 
-/// Bodies of known length up to this end with their app's answer, whatever becomes of the session:
-/// nothing is set up for them.
+/// Bytes up to which a body that never waits ends with its app's answer, whatever becomes of the session:
+/// nothing is set up for it.
 const SHORT: u64 = 64 * 1024;
 
 /// About as many fields as the gateway adds: the map grows once.

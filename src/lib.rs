@@ -64,6 +64,7 @@ pub mod config;
 pub mod demo;
 pub mod digits;
 pub mod error;
+pub mod keepalive;
 pub mod outbox;
 pub mod peer;
 

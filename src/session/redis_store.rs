@@ -6,8 +6,10 @@
 //! |---|---|
 //! | `ticket` | what does the cookie say? |
 //! | `record` | how does a session look in Redis? |
+//! | `connector` | how is a connection made? |
 //! | `link` | how is Redis reached, and again? |
-//! | `writer` | when is a write safe? |
+//! | `writer` | how is a write made, once? |
+//! | `copies` | when is a write safe? |
 //! | `queue` | what if many changes come at once? |
 //! | `index` | which sessions does a user have? |
 //! | `ending` | how does a user's logout elsewhere end them? |
@@ -35,6 +37,8 @@ use super::{Logout, LogoutRefused, Memory, Session, SessionId};
 use crate::clock::Timestamp;
 use crate::config;
 
+mod connector;
+mod copies;
 mod ending;
 mod index;
 mod lease;
@@ -50,6 +54,7 @@ use index::Index;
 pub use lease::Lease;
 use lease::Leases;
 use link::Link;
+pub(super) use news::Primary;
 pub use news::{Health, follow};
 use queue::Saver;
 use record::{Read, Records};
@@ -85,11 +90,12 @@ impl RedisStore {
         lifetimes: Lifetimes,
         sealer: Arc<Sealer>,
         config: &Arc<config::Redis>,
-        secret: Option<&config::value::Secret>,
+        secrets: &[config::value::Secret],
+        memory: &Memory,
     ) -> Self {
-        let link = Rc::new(Link::new(config.clone()));
-        let writer = Rc::new(Writer::new(&link, config));
-        let index = Rc::new(Index::new(link.clone(), writer.clone(), secret));
+        let link = Rc::new(Link::new(config.clone(), memory.primary().clone()));
+        let writer = Rc::new(Writer::new(&link, config.replicas));
+        let index = Rc::new(Index::new(link.clone(), writer.clone(), secrets));
         let leases = Leases::new(link.clone(), writer.clone());
         let records = Rc::new(Records::new(link, writer));
         Self {

@@ -125,7 +125,8 @@ impl Sessions {
                 lifetimes,
                 sealer,
                 redis,
-                config.secrets.first(),
+                &config.secrets,
+                &memory,
             ))),
         };
         Self { cookie, lifetimes, memory, store }

@@ -107,6 +107,8 @@ pub(super) struct Connection {
     deadline: Pin<Box<Sleep>>,
     /// How many times the pool has looked at it while it was idle.
     pub(super) age: u8,
+    /// When the upstream may close it, as it says itself.
+    until: Option<Instant>,
 }
 
 impl Drop for Connection {
@@ -124,7 +126,19 @@ impl Connection {
             read: BytesMut::new(),
             deadline: Box::pin(sleep_until(Instant::now())),
             age: 0,
+            until: None,
         }
+    }
+
+    /// It is idle from now on, and good for this time.
+    pub(super) fn rest(&mut self, time: Option<Duration>) {
+        self.age = 0;
+        self.until = time.map(|time| Instant::now() + time);
+    }
+
+    /// Whether the upstream has not said that it may be closed by now.
+    pub(super) fn is_in_time(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() < until)
     }
 
     /// Whether nothing came since the last response: no end, and no byte, which would be taken for
@@ -137,8 +151,14 @@ impl Connection {
         self.read.is_empty() && reading.is_pending()
     }
 
+    /// The same as the kernel knows it: the worker learns a turn of its loop later what has come.
+    pub(super) fn is_silent(&self) -> bool {
+        self.wire.look(Stream::is_silent)
+    }
+
     /// Sends a request and awaits the head of the response, for `limit` after the last piece that
-    /// was sent. A body that streams is taken out of the request.
+    /// was sent. The body is taken out of the request; it is put back where the exchange fails before
+    /// anything of it was read.
     pub(super) async fn exchange(
         &mut self,
         request: &mut Request<Body>,
@@ -150,7 +170,7 @@ impl Connection {
             Body::Empty => Upload::none(),
             Body::Full(bytes) if bytes.len() <= SHORT => {
                 self.wire.post(|out| out.extend_from_slice(&bytes));
-                Upload::none()
+                Upload::posted(bytes)
             }
             body => Upload::start(self.wire.clone(), body, outgoing),
         };
@@ -158,7 +178,13 @@ impl Connection {
         let method = request.method();
         let head =
             std::future::poll_fn(|context| self.poll_head(context, method, &mut upload, limit));
-        head.await.map(|head| (head, upload))
+        match head.await {
+            Ok(head) => Ok((head, upload)),
+            Err(failed) => {
+                *request.body_mut() = upload.untouched();
+                Err(failed)
+            }
+        }
     }
 
     fn poll_head(
@@ -221,6 +247,7 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
     use tokio::io::AsyncWriteExt;
     use tokio::net::UnixStream;
 
@@ -247,6 +274,49 @@ mod tests {
                     let mut heard = Vec::new();
                     there.read_to_end(&mut heard).await.unwrap();
                     assert!(heard.is_empty(), "it was never sent");
+                }
+            })
+            .await;
+    }
+
+    /// What the worker has had no turn to hear of.
+    #[tokio::test]
+    async fn what_has_come_just_now_is_seen_at_the_socket() {
+        use std::io::Write;
+        for (bytes, ends) in [("", false), ("x", false), ("", true)] {
+            let (here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
+            here.set_nonblocking(true).unwrap();
+            let here = UnixStream::from_std(here).unwrap();
+            let connection = Connection::new(Stream::Unix(here), Arc::default());
+            there.write_all(bytes.as_bytes()).unwrap();
+            let _there = (!ends).then_some(there);
+            assert_eq!(connection.is_silent(), bytes.is_empty() && !ends, "{bytes} {ends}");
+        }
+    }
+
+    /// Of a request that nobody was sent nothing is lost.
+    #[tokio::test]
+    async fn a_body_of_which_nothing_was_read_is_given_back() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                for (early, stream) in [("HTTP/1.1", false), ("HTTP/1.1", true), ("", true)] {
+                    let (here, mut there) = UnixStream::pair().unwrap();
+                    let mut connection = Connection::new(Stream::Unix(here), Arc::default());
+                    there.write_all(early.as_bytes()).await.unwrap();
+                    if early.is_empty() {
+                        // Now nothing can be written.
+                        drop(there);
+                    } else {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    let body = || Body::from("whole");
+                    let body = if stream { Body::stream(body()) } else { body() };
+                    let mut request = Request::post("/").body(body).unwrap();
+                    let got = connection.exchange(&mut request, Duration::from_secs(1)).await;
+                    let Err(Failed { reached, .. }) = got else { panic!("{early}") };
+                    assert!(reached == Reached::Nothing);
+                    let whole = request.into_body().collect().await.unwrap().to_bytes();
+                    assert_eq!(whole, "whole", "{early} {stream}");
                 }
             })
             .await;

@@ -2,6 +2,7 @@
 //! body is decided here and in `framing`, never by what a client sent.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -15,6 +16,7 @@ use crate::body::Body;
 
 /// The most fields of a response.
 const FIELDS: usize = 100;
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// About as many as the gateway adds to a response.
 const ADDED: usize = 6;
 
@@ -64,6 +66,8 @@ pub struct Head {
     pub framing: Framing,
     /// Whether the connection is good for another request after it (RFC 9112, section 9.3).
     pub keeps: bool,
+    /// For how long, where it says so.
+    pub keeps_for: Option<Duration>,
 }
 
 /// A head as it was written.
@@ -87,7 +91,8 @@ impl Head {
             }
             let framing = Framing::of(method, status, old, &fields)?;
             let keeps = if old { says(&fields, b"keep-alive") } else { !says(&fields, b"close") };
-            return Ok(Some(Self { status, fields, framing, keeps }));
+            let keeps_for = keeps_for(&fields);
+            return Ok(Some(Self { status, fields, framing, keeps, keeps_for }));
         }
         Ok(None)
     }
@@ -157,6 +162,18 @@ pub(super) fn reason(error: httparse::Error) -> &'static str {
         httparse::Error::TooManyHeaders => "more than 100 fields",
         httparse::Error::Version => "another version",
     }
+}
+
+/// `Keep-Alive: timeout=5` (RFC 2068, section 19.7.1.1), less a second: what is sent at the very end
+/// is on its way when the other side closes.
+fn keeps_for(fields: &HeaderMap) -> Option<Duration> {
+    let field = fields.get(KEEP_ALIVE)?.to_str().ok()?;
+    let seconds = field.split(',').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let is_timeout = name.trim().eq_ignore_ascii_case("timeout");
+        is_timeout.then(|| value.trim().trim_matches('"').parse::<u32>().ok()).flatten()
+    })?;
+    Some(Duration::from_secs(u64::from(seconds.saturating_sub(1))))
 }
 
 fn says(fields: &HeaderMap, option: &[u8]) -> bool {

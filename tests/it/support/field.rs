@@ -117,13 +117,19 @@ impl Field {
         self.gate.there.store(0, Ordering::SeqCst);
     }
 
-    /// Updates that the gateways said they could not save.
-    pub(crate) async fn said_lost(&self) -> usize {
-        let mut sum = 0;
+    /// The updates by `/set/…` that the gateways said they could not save.
+    pub(crate) async fn said_lost(&self) -> BTreeSet<usize> {
+        let mut keys = BTreeSet::new();
         for gateway in &self.gateways {
-            sum += gateway.metric("vestibule_session_updates_lost_total").await;
+            for line in gateway.log().lines().filter(|line| line.contains("an update was lost")) {
+                let (_, id) = line.split_once("request_id=\"").expect("the request is named");
+                let line = gateway.access_line(&[&id[..32]]).await;
+                let path = line.split_once("/set/").map(|(_, rest)| rest);
+                let digits = path.and_then(|path| path.split(|c: char| !c.is_ascii_digit()).next());
+                keys.extend(digits.and_then(|digits| digits.parse::<usize>().ok()));
+            }
         }
-        usize::try_from(sum).unwrap()
+        keys
     }
 }
 
