@@ -40,6 +40,7 @@ mod paths;
 mod process;
 mod proxy_protocol;
 mod races;
+mod real;
 mod redirects;
 mod reload;
 mod restart;
