@@ -113,8 +113,8 @@ pub struct Server {
     pub handover: Option<PathBuf>,
     /// `public_urls`: the origins that users see; at least one.
     pub public_urls: Vec<Origin>,
-    /// `trusted_proxies`: whose `X-Forwarded-For` is kept and added to, and whose PROXY headers are
-    /// believed.
+    /// `trusted_proxies`: whose `X-Forwarded-For` and `Forwarded` are believed, kept and added to, and
+    /// whose PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// `proxy_protocol`, default none: which listeners want a PROXY header first.
     pub proxy_protocol: ProxyProtocol,
@@ -280,8 +280,8 @@ pub struct Redis {
     pub ca: Option<Vec<u8>>,
     /// `prefix`, default `vestibule:`: what every name in Redis begins with.
     pub prefix: String,
-    /// `replicas`, default 1 for `sentinel` and `cluster`: how many replicas must have a change
-    /// before it counts as saved, as far as so many are connected.
+    /// `replicas`, default 5 for `sentinel` and `cluster`: how many replicas, of those that are
+    /// connected, must have a change before it counts as saved.
     pub replicas: usize,
 }
 

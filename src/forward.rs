@@ -7,6 +7,7 @@
 //! | `headers` | which fields pass? |
 //! | `identity` | what is the app told of the user? |
 //! | `forwarded` | what is the app told of the connection? |
+//! | `hops` | whom do the proxies before it name? |
 //! | `passing` | what is taken off a request's body? |
 //! | `interim` | what passes before the response? |
 //! | `delivery` | what becomes of a response's body, and of an update in its trailers? |
@@ -30,12 +31,13 @@ use crate::outbox::Outbox;
 use crate::peer::ClientCertificate;
 use crate::session::update::UpdateRefused;
 use crate::session::{Opened, SessionUpdate, Sessions, cookie};
-use crate::upstream::{Directory, Switched, UpstreamError, Upstreams};
+use crate::upstream::{Directory, Http2Error, Switched, UpstreamError, Upstreams};
 
 mod close_frame;
 mod delivery;
 mod forwarded;
 mod headers;
+mod hops;
 mod identity;
 mod interim;
 mod lasting;
@@ -53,8 +55,8 @@ use live::{Live, Tie};
 use passing::Bounds;
 use upgrade::Wanted;
 
-/// Bodies of known length up to this end with their app's answer, whatever becomes of the session:
-/// nothing is set up for them.
+/// Bytes up to which a body that never waits ends with its app's answer, whatever becomes of the session:
+/// nothing is set up for it.
 const SHORT: u64 = 64 * 1024;
 
 /// About as many fields as the gateway adds: the map grows once.
@@ -330,6 +332,12 @@ fn failure(error: UpstreamError) -> Failure {
             StatusCode::GATEWAY_TIMEOUT,
             "app_timeout",
             "The app took too long to answer. Try again in a moment.",
+        )
+        .because(error),
+        UpstreamError::Http2 { source: Http2Error::Handshake, .. } => Failure::new(
+            StatusCode::BAD_REQUEST,
+            "bad_handshake",
+            "The request does not ask for a WebSocket as it should.",
         )
         .because(error),
         error => bad_gateway(error),

@@ -5,16 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those it may use. What is not here is used by nobody and uses what it likes.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("body", &[]),
     ("clock", &[]),
     ("config", &["clock"]),
     ("digits", &[]),
+    ("duplex", &[]),
+    ("keepalive", &[]),
     ("outbox", &[]),
     ("error", &[]),
     ("peer", &[]),
     ("session", &["clock", "config"]),
-    ("upstream", &["body", "config", "digits", "outbox"]),
+    ("upstream", &["body", "config", "digits", "duplex", "keepalive", "outbox"]),
     ("page", &["body", "error"]),
     ("observe", &["body", "config", "digits", "error", "session"]),
     ("access", &["config", "page", "session"]),
@@ -34,8 +36,21 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     (
         "server",
         &[
-            "body", "clock", "config", "error", "gateway", "login", "observe", "outbox", "page",
-            "peer", "route", "session", "upstream",
+            "body",
+            "clock",
+            "config",
+            "duplex",
+            "error",
+            "gateway",
+            "keepalive",
+            "login",
+            "observe",
+            "outbox",
+            "page",
+            "peer",
+            "route",
+            "session",
+            "upstream",
         ],
     ),
     ("demo", &["clock", "config", "observe", "server"]),

@@ -63,7 +63,9 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod digits;
+pub mod duplex;
 pub mod error;
+pub mod keepalive;
 pub mod outbox;
 pub mod peer;
 

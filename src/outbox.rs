@@ -161,6 +161,11 @@ impl<S: AsyncWrite + Send + Unpin + 'static> Posted<S> {
         matches!(state.stage, Stage::Empty).then_some(state.stream)
     }
 
+    /// What `look` sees in the connection.
+    pub fn look<T>(&self, look: impl FnOnce(&S) -> T) -> T {
+        look(&lock(&self.0.state).stream)
+    }
+
     /// Has `write` add to what is to be written, whatever its length.
     pub fn post(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut state = lock(&self.0.state);

@@ -2,7 +2,8 @@
 //! own. Pure: it looks at the request's head and at nothing else.
 //!
 //! The path that is matched is the path that is forwarded, byte for byte. On a host where any route
-//! is not public, a path that the app could read differently is refused (`route/path.rs`).
+//! keeps somebody or something out, a path that the app could read differently is refused
+//! (`route/path.rs`).
 
 use http::header::HOST;
 use http::request::Parts;
@@ -10,7 +11,7 @@ use http::uri::Authority;
 use http::{Method, StatusCode, Version};
 
 use crate::config::value::Origin;
-use crate::config::{Access, Config};
+use crate::config::{Access, Config, Route};
 use crate::error::Failure;
 use crate::login::Endpoint;
 
@@ -38,7 +39,7 @@ struct Guarded {
     origin: Origin,
     /// As browsers write it.
     authority: String,
-    /// Whether any route of this host is not public.
+    /// Whether any route of this host has a rule that another spelling of its path could get around.
     strict: bool,
 }
 
@@ -51,13 +52,8 @@ struct Rule {
 impl Routes {
     /// The routes of a configuration.
     pub fn new(config: &Config) -> Self {
-        let strict = |origin: &Origin| {
-            let here =
-                |host: &Option<String>| host.as_ref().is_none_or(|host| *host == origin.host);
-            config.routes.iter().any(|route| here(&route.host) && route.access != Access::Public)
-        };
         let guarded = |origin: &Origin| Guarded {
-            strict: strict(origin),
+            strict: is_strict(config, origin),
             authority: origin.authority(),
             origin: origin.clone(),
         };
@@ -171,6 +167,18 @@ impl Routes {
         };
         self.rules.iter().find(matches).map(|rule| Target::Upstream(rule.index))
     }
+}
+
+/// Whether any route of this origin's host keeps out who may have another one: by its `access`, by a
+/// certificate that it wants, or by the size of what it takes.
+fn is_strict(config: &Config, origin: &Origin) -> bool {
+    let here = |host: &Option<String>| host.as_ref().is_none_or(|host| *host == origin.host);
+    let mut routes = config.routes.iter().filter(|route| here(&route.host)).peekable();
+    let most = |route: &Route| route.body_bytes.or(config.server.limits.body_bytes);
+    let first = routes.peek().map(|route| most(route));
+    routes.any(|route| {
+        route.access != Access::Public || route.client_certificate || Some(most(route)) != first
+    })
 }
 
 /// Whether `prefix` is `path` or ends at one of its slashes.

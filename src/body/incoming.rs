@@ -56,10 +56,11 @@ impl Streamed {
             let trailers = ready!(self.stream.poll_trailers(context));
             return Poll::Ready(trailers.map(|it| it.map(Frame::trailers)).transpose());
         };
-        let taken = bytes.and_then(|bytes| {
+        let taken = bytes.map(|bytes| {
             self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
-            self.stream.flow_control().release_capacity(bytes.len())?;
-            Ok(Frame::data(bytes))
+            // It fails where the stream has ended: no more is to come.
+            let _ = self.stream.flow_control().release_capacity(bytes.len());
+            Frame::data(bytes)
         });
         Poll::Ready(Some(taken))
     }

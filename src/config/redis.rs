@@ -12,7 +12,7 @@ use super::{Redis, RedisServers};
 const LARGEST_CA: u64 = 1024 * 1024;
 
 /// Nobody waits for more copies.
-const MOST_REPLICAS: u64 = 5;
+const MOST_REPLICAS: u8 = 5;
 
 /// The table.
 pub(super) fn redis(t: &mut Table<'_>) -> Option<Redis> {
@@ -30,7 +30,7 @@ pub(super) fn redis(t: &mut Table<'_>) -> Option<Redis> {
     let password = t.optional("password", text_secret);
     let ca = t.optional("ca", certificate_authority);
     let prefix = t.key("prefix", "'vestibule:'", prefix);
-    let replicas = t.optional("replicas", |i| i.number(0, MOST_REPLICAS));
+    let replicas = t.optional("replicas", |i| i.number(0, MOST_REPLICAS.into()));
     let urls = urls?;
     let kind = kind?;
     if kind != Kind::Sentinel {
@@ -61,7 +61,7 @@ pub(super) fn redis(t: &mut Table<'_>) -> Option<Redis> {
         let remedy = r#"write servers = "sentinel" or "cluster", or leave it out"#;
         return t.wrong("replicas", Wrong::new("is for several servers", remedy));
     }
-    let usual = usize::from(kind != Kind::Single);
+    let usual = if kind == Kind::Single { 0 } else { MOST_REPLICAS as usize };
     let replicas = if t.has("replicas") { replicas? } else { usual };
     Some(Redis { urls, servers, username, password, ca, prefix: prefix?, replicas })
 }

@@ -109,7 +109,12 @@ impl http_body::Body for Delivery {
             return tie.poll_over(context).map(|()| Some(Err(SessionOver.into())));
         };
         match frame.map(|frame| frame.map(Frame::into_trailers)) {
-            Some(Ok(Err(frame))) => Poll::Ready(Some(Ok(frame))),
+            Some(Ok(Err(frame))) => {
+                if let Some(tie) = &mut this.tie {
+                    tie.pass(frame.data_ref().map_or(0, Bytes::len));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
             Some(Ok(Ok(fields))) => this.finish(fields, context),
             Some(Err(error)) => {
                 this.trailers = None;
@@ -344,6 +349,42 @@ mod tests {
             sessions.commit(&mut visit, Change::End, Timestamp::now()).await.unwrap();
             let cut = tokio::time::timeout(Duration::from_secs(1), next(&mut delivery)).await;
             assert!(cut.unwrap().unwrap().unwrap_err().is::<SessionOver>());
+        })
+        .await;
+    }
+
+    /// What an app sends that is ahead of its browser at every moment.
+    struct Flood;
+
+    impl http_body::Body for Flood {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled {
+            Poll::Ready(Some(Ok(data(1024))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_never_waits_breaks_off_within_a_second_of_its_sessions_end() {
+        locally(async {
+            let (sessions, mut visit) = signed_in().await;
+            let live = Live::new(sessions.clone());
+            let tie = Some(Tie::new(&live, visit.opened().unwrap()));
+            let (body, orphans) = (Body::stream(Flood), Rc::default());
+            let mut delivery = Delivery { body, tie, trailers: None, committing: None, orphans };
+            let mut read = async |pieces: usize| {
+                for _ in 0..pieces {
+                    next(&mut delivery).await.unwrap()?;
+                }
+                Ok::<_, BodyError>(())
+            };
+            read(32).await.unwrap();
+            assert!(!live.is_looking(), "nothing is set up for what is short");
+            read(33).await.unwrap();
+            sessions.commit(&mut visit, Change::End, Timestamp::now()).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(read(1).await.unwrap_err().is::<SessionOver>());
         })
         .await;
     }

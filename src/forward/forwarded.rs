@@ -1,20 +1,25 @@
 //! What an app is told of the connection: `X-Forwarded-*`, `Forwarded` (RFC 7239), the client's
 //! certificate, the request's id and its trace. What a client says of itself is believed only if it is a trusted proxy.
 
+use std::cell::Cell;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use http::header::{FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::Way;
-use super::headers::list;
+use super::hops::Hops;
 use crate::config::Server;
 use crate::config::value::Origin;
 use crate::digits;
 use crate::peer::ClientCertificate;
 
-const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// How often it is told that proxies contradict themselves.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -28,6 +33,8 @@ const CERT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fing
 pub(super) struct Forwarded {
     trusted: Vec<IpNet>,
     origins: Vec<PublicOrigin>,
+    /// When it was last told that the two headers differ.
+    told: Cell<Option<Instant>>,
 }
 
 struct PublicOrigin {
@@ -51,21 +58,18 @@ impl Forwarded {
         Self {
             trusted: server.trusted_proxies.clone(),
             origins: server.public_urls.iter().filter_map(PublicOrigin::new).collect(),
+            told: Cell::default(),
         }
     }
 
     /// Who sent the request: the peer, or the nearest address before it that is no trusted proxy.
     pub(super) fn client(&self, peer: IpAddr, fields: &HeaderMap) -> IpAddr {
         let mut client = peer;
-        if self.trusts(peer) {
-            let fields: Vec<_> = fields.get_all(FOR).iter().flat_map(list).collect();
-            for address in fields.into_iter().rev() {
-                let Some(address) = parse(address) else { break };
-                client = address;
-                if !self.trusts(client) {
-                    break;
-                }
-            }
+        if !self.trusts(peer) {
+            return client;
+        }
+        if self.walk(peer, fields, |hop| client = hop).differ {
+            self.tell(peer);
         }
         client
     }
@@ -76,9 +80,21 @@ impl Forwarded {
             return Believed::default();
         }
         let all = |name| fields.get_all(name).iter().cloned().collect();
+        let (mut forwarded_for, mut forwarded): (Vec<_>, Vec<_>) = (all(FOR), all(FORWARDED));
+        // What one of the headers says, an app finds in either.
+        if forwarded_for.is_empty() != forwarded.is_empty() {
+            let mut hops = Vec::new();
+            self.walk(peer, fields, |hop| hops.push(hop));
+            let hops = hops.into_iter().rev();
+            if forwarded.is_empty() {
+                forwarded = hops.filter_map(|hop| node(hop, "").try_into().ok()).collect();
+            } else {
+                forwarded_for = hops.filter_map(|hop| text(hop).try_into().ok()).collect();
+            }
+        }
         Believed {
-            forwarded_for: all(FOR),
-            forwarded: all(FORWARDED),
+            forwarded_for,
+            forwarded,
             trace: fields.get(TRACEPARENT).cloned(),
             trace_state: all(TRACESTATE),
         }
@@ -87,19 +103,14 @@ impl Forwarded {
     /// Says who asked for which origin.
     pub(super) fn write(&self, fields: &mut HeaderMap, way: Way<'_>, believed: Believed) {
         let Way { peer, origin, request_id, certificate, .. } = way;
-        let mut address = String::with_capacity(40);
-        digits::address(&mut address, peer);
         if let Some(origin) = self.origins.get(origin) {
             fields.insert(HOST, origin.authority.clone());
             fields.insert(FORWARDED_HOST, origin.authority.clone());
             fields.insert(PORT, origin.port.clone());
-            // RFC 7239, section 6: an IPv6 address stands in brackets and quotes.
-            let (before, after) = if peer.is_ipv4() { ("", "") } else { ("\"[", "]\"") };
-            let element = ["for=", before, &address, after, &origin.forwarded].concat();
-            append(fields, &FORWARDED, &believed.forwarded, element);
+            append(fields, &FORWARDED, &believed.forwarded, node(peer, &origin.forwarded));
         }
         fields.insert(PROTO, HeaderValue::from_static("https"));
-        append(fields, &FOR, &believed.forwarded_for, address);
+        append(fields, &FOR, &believed.forwarded_for, text(peer));
         if let Ok(id) = HeaderValue::from_str(request_id) {
             fields.insert(REQUEST_ID, id);
         }
@@ -122,6 +133,35 @@ impl Forwarded {
             && let Ok(trace) = HeaderValue::try_from(["00-", request_id, "-", span, "-01"].concat())
         {
             fields.insert(TRACEPARENT, trace);
+        }
+    }
+
+    /// Goes from `peer` over those that are trusted, and says of whom they speak.
+    fn walk<'a>(
+        &self,
+        peer: IpAddr,
+        fields: &'a HeaderMap,
+        mut met: impl FnMut(IpAddr),
+    ) -> Hops<'a> {
+        let mut hops = Hops::of(fields);
+        let mut at = peer;
+        while self.trusts(at)
+            && let Some(hop) = hops.next()
+        {
+            met(hop);
+            at = hop;
+        }
+        hops
+    }
+
+    fn tell(&self, peer: IpAddr) {
+        if self.told.get().is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            self.told.set(Some(Instant::now()));
+            tracing::warn!(
+                %peer,
+                "a proxy's X-Forwarded-For and Forwarded name different clients: neither is believed; \
+                 let it write one of them, and remove the other"
+            );
         }
     }
 
@@ -152,12 +192,16 @@ fn append(fields: &mut HeaderMap, name: &HeaderName, before: &[HeaderValue], ele
     fields.insert(name, HeaderValue::from_bytes(&all.join(&b", "[..])).unwrap_or(last));
 }
 
-/// One address of `X-Forwarded-For`, with or without a port.
-fn parse(address: &[u8]) -> Option<IpAddr> {
-    let address = std::str::from_utf8(address).ok()?;
-    let socket = || address.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip());
-    let bracketed = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    bracketed.unwrap_or(address).parse().ok().or_else(socket)
+fn text(address: IpAddr) -> String {
+    let mut text = String::with_capacity(40);
+    digits::address(&mut text, address);
+    text
+}
+
+/// An element of `Forwarded`. An IPv6 address stands in brackets and quotes (RFC 7239, section 6).
+fn node(address: IpAddr, more: &str) -> String {
+    let (before, after) = if address.is_ipv4() { ("", "") } else { ("\"[", "]\"") };
+    ["for=", before, &text(address), after, more].concat()
 }
 
 #[cfg(test)]
@@ -171,6 +215,7 @@ mod tests {
         Forwarded {
             trusted: trusted.iter().map(|net| net.parse().unwrap()).collect(),
             origins: vec![PublicOrigin::new(&origin).unwrap()],
+            told: Cell::default(),
         }
     }
 
@@ -184,8 +229,12 @@ mod tests {
     }
 
     fn written(forwarded: &Forwarded, peer: &str) -> HeaderMap {
+        written_of(forwarded, peer, &said())
+    }
+
+    fn written_of(forwarded: &Forwarded, peer: &str, said: &HeaderMap) -> HeaderMap {
         let peer = peer.parse().unwrap();
-        let believed = forwarded.believed(peer, &said());
+        let believed = forwarded.believed(peer, said);
         let mut fields = HeaderMap::new();
         forwarded.write(
             &mut fields,
@@ -222,11 +271,49 @@ mod tests {
     #[test]
     fn the_client_is_the_nearest_address_that_is_not_trusted() {
         let client = |trusted: &[&str], peer: &str| {
-            forwarded(trusted).client(peer.parse().unwrap(), &said()).to_string()
+            let mut said = said();
+            said.remove(FORWARDED);
+            forwarded(trusted).client(peer.parse().unwrap(), &said).to_string()
         };
         assert_eq!(client(&[], "192.0.2.1"), "192.0.2.1");
         assert_eq!(client(&["10.0.0.0/8"], "10.1.1.1"), "2001:db8::1");
         assert_eq!(client(&["10.0.0.0/8", "2001:db8::/32"], "10.1.1.1"), "6.6.6.6");
         assert_eq!(client(&["0.0.0.0/0", "::/0"], "10.1.1.1"), "6.6.6.6");
+    }
+
+    #[test]
+    fn forwarded_names_the_client_as_x_forwarded_for_does_and_neither_does_against_the_other() {
+        let client = |listed: &str, line: &str| {
+            let mut fields = HeaderMap::new();
+            for (name, line) in [(FOR, listed), (FORWARDED, line)] {
+                fields.append(name, line.parse().unwrap());
+            }
+            forwarded(&["10.0.0.0/8"]).client("10.1.1.1".parse().unwrap(), &fields).to_string()
+        };
+        assert_eq!(client("", "for=6.6.6.6, for=192.0.2.1;proto=http, for=10.0.0.9"), "192.0.2.1");
+        assert_eq!(client("", "for=\"[2001:db8::1]:99\""), "2001:db8::1");
+        assert_eq!(client("", "for=6.6.6.6, for=unknown"), "10.1.1.1");
+        assert_eq!(client("192.0.2.1", "for=6.6.6.6, for=192.0.2.1"), "192.0.2.1");
+        assert_eq!(client("192.0.2.1", "for=6.6.6.6"), "10.1.1.1");
+        assert_eq!(client("192.0.2.1, 10.0.0.9", "for=6.6.6.6, for=10.0.0.9"), "10.0.0.9");
+    }
+
+    #[test]
+    fn an_app_finds_the_client_in_either_header_whichever_its_proxy_writes() {
+        let written = |name: HeaderName, line: &str| {
+            let mut said = HeaderMap::new();
+            said.append(name, line.parse().unwrap());
+            let fields = written_of(&forwarded(&["10.0.0.0/8"]), "10.1.1.1", &said);
+            [FOR, FORWARDED].map(|name| fields[name].to_str().unwrap().to_owned())
+        };
+        let own = "for=10.1.1.1;host=\"app.example:8443\";proto=https";
+        let [listed, line] = written(FOR, "6.6.6.6, 2001:db8::1, 10.0.0.9");
+        assert_eq!(listed, "6.6.6.6, 2001:db8::1, 10.0.0.9, 10.1.1.1");
+        assert_eq!(line, format!("for=\"[2001:db8::1]\", for=10.0.0.9, {own}"));
+        let [listed, line] = written(FORWARDED, "for=6.6.6.6, for=\"192.0.2.1:99\", for=10.0.0.9");
+        assert_eq!(listed, "192.0.2.1, 10.0.0.9, 10.1.1.1");
+        assert_eq!(line, format!("for=6.6.6.6, for=\"192.0.2.1:99\", for=10.0.0.9, {own}"));
+        let [listed, line] = written(FORWARDED, "for=unknown");
+        assert_eq!((listed, line), ("10.1.1.1".to_owned(), format!("for=unknown, {own}")));
     }
 }

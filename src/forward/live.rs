@@ -1,12 +1,14 @@
 //! Connections that are open while their session ends: WebSockets, event streams, long downloads.
 //! One look every half second at all of a worker's together; nothing is set up for a response until
-//! its app first lets it wait. It tells that a session is over, not how to end what belongs to it.
+//! its app first lets it wait, or it turns out to be long. It tells that a session is over, not how to
+//! end what belongs to it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::SHORT;
 use crate::clock::Timestamp;
 use crate::session::{Followed, Opened, Sessions};
 
@@ -44,6 +46,12 @@ impl Live {
             tokio::task::spawn_local(self.clone().look_regularly());
         }
         open
+    }
+
+    /// Whether anything has been open a moment ago.
+    #[cfg(test)]
+    pub(super) fn is_looking(&self) -> bool {
+        self.looking.get()
     }
 
     /// Looks as long as anything is open.
@@ -99,11 +107,13 @@ impl Open {
     }
 }
 
-/// A response's tie to its session: it counts as open from when it first has to wait.
+/// A response's tie to its session: it counts as open from when it first has to wait, or is not short.
 pub(super) struct Tie {
     live: Rc<Live>,
     opened: Rc<Opened>,
     open: Option<Rc<Open>>,
+    /// Bytes that have passed, until it is open.
+    passed: u64,
 }
 
 /// The session has ended, or has expired.
@@ -113,7 +123,17 @@ pub(super) struct SessionOver;
 
 impl Tie {
     pub(super) fn new(live: &Rc<Live>, opened: &Rc<Opened>) -> Self {
-        Self { live: live.clone(), opened: opened.clone(), open: None }
+        Self { live: live.clone(), opened: opened.clone(), open: None, passed: 0 }
+    }
+
+    /// So many bytes go out. An app that is always ahead of its browser never lets it wait.
+    pub(super) fn pass(&mut self, bytes: usize) {
+        if self.open.is_none() {
+            self.passed += bytes as u64;
+            if self.passed > SHORT {
+                self.open = Some(self.live.open(&self.opened));
+            }
+        }
     }
 
     /// Whether the session was seen to be over.
@@ -123,7 +143,7 @@ impl Tie {
 
     /// Ready when the session is over. Call it when there is nothing to send.
     pub(super) fn poll_over(&mut self, context: &Context<'_>) -> Poll<()> {
-        let Self { live, opened, open } = self;
+        let Self { live, opened, open, .. } = self;
         open.get_or_insert_with(|| live.open(opened)).poll_over(context)
     }
 }

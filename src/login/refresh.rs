@@ -16,10 +16,10 @@ use crate::clock::Timestamp;
 use crate::error::Failure;
 use crate::observe::metrics::{LoginOutcome, WorkerMetrics};
 use crate::session::{
-    Change, CommitRefused, Identity, Session, SessionId, Sessions, Tokens, Turn, Visit,
+    Change, CommitRefused, Identity, Lease, Session, SessionId, Sessions, Tokens, Turn, Visit,
 };
 
-use super::provider::Provider;
+use super::provider::{Provider, ProviderError};
 
 /// How long requests wait for a new token while the old one is good, counted from when it was first
 /// asked for.
@@ -193,6 +193,14 @@ struct Refresh {
 /// There are no new tokens, and the session has not ended. It was told to whom it concerns.
 struct Failed;
 
+/// Why there are no new tokens.
+enum Unmade {
+    /// The provider could not be asked.
+    Failed,
+    /// It takes this refresh token no more.
+    Refused(String, ProviderError),
+}
+
 impl Refresh {
     /// Asks the provider when it is this gateway's turn, unless another one has done so meanwhile.
     async fn make(mut self) -> Result<(), Failed> {
@@ -220,12 +228,41 @@ impl Refresh {
                 }
             }
         };
-        let asked = lease.hold(Box::pin(self.ask())).await;
-        lease.end(asked.is_err()).await;
-        asked
+        let made = match lease.hold(Box::pin(self.ask())).await {
+            Ok(()) => Ok(()),
+            Err(Unmade::Failed) => Err(Failed),
+            Err(Unmade::Refused(token, error)) => self.refused(&token, &error, &lease).await,
+        };
+        lease.end(made.is_err()).await;
+        made
     }
 
-    async fn ask(&mut self) -> Result<(), Failed> {
+    /// Ends the session if what the provider refuses is what it has. Over a slow provider another
+    /// gateway may have come to have the lease, and to spend this token for a newer one.
+    async fn refused(
+        &mut self,
+        token: &str,
+        error: &ProviderError,
+        lease: &Lease,
+    ) -> Result<(), Failed> {
+        self.metrics.login(LoginOutcome::RefreshRefused);
+        self.sessions.reload(&mut self.visit, self.now).await.map_err(|_| Failed)?;
+        let current = self.visit.session().and_then(|it| it.tokens.refresh_token.as_deref());
+        if current != Some(token) {
+            tracing::info!(%error, "the provider refused a refresh token that had been replaced");
+            return Ok(());
+        }
+        // Whoever has it now knows better in a moment.
+        if !lease.is_ours().await {
+            tracing::warn!(%error, "the provider refused a refresh, and the lease was lost");
+            return Err(Failed);
+        }
+        tracing::info!(%error, "the provider ended a session at its refresh");
+        let _ = self.sessions.commit(&mut self.visit, Change::End, self.now).await;
+        Ok(())
+    }
+
+    async fn ask(&mut self) -> Result<(), Unmade> {
         let Some(session) = self.visit.session() else { return Ok(()) };
         let Some(refresh_token) = session.tokens.refresh_token.clone() else { return Ok(()) };
         match self.provider.refresh(session, &refresh_token, self.now).await {
@@ -245,16 +282,11 @@ impl Refresh {
                 }
                 Ok(())
             }
-            Err(error) if error.is_refusal() => {
-                self.metrics.login(LoginOutcome::RefreshRefused);
-                tracing::info!(%error, "the provider ended a session at its refresh");
-                let _ = self.sessions.commit(&mut self.visit, Change::End, self.now).await;
-                Ok(())
-            }
+            Err(error) if error.is_refusal() => Err(Unmade::Refused(refresh_token, error)),
             Err(error) => {
                 self.metrics.login(LoginOutcome::RefreshFailed);
                 tracing::warn!(%error, "tokens could not be refreshed");
-                Err(Failed)
+                Err(Unmade::Failed)
             }
         }
     }

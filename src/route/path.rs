@@ -61,8 +61,15 @@ pub(super) fn without_parameters(read: &str) -> String {
 /// What an app that decodes once more makes of what [`lenient`] has read; a bad escape stays as it
 /// is. Where it is the same, nothing is made.
 pub(super) fn decoded_again(read: &str) -> Option<String> {
+    let again = unescaped(read.as_bytes());
+    let again = String::from_utf8_lossy(&again);
+    (again != read).then(|| again.into_owned())
+}
+
+/// Decoded as who never complains does it.
+fn unescaped(read: &[u8]) -> Vec<u8> {
     let mut again = Vec::with_capacity(read.len());
-    let mut rest = read.as_bytes();
+    let mut rest = read;
     while let Some((byte, after)) = rest.split_first() {
         let escape = match after {
             [high, low, after @ ..] if *byte == b'%' => {
@@ -74,8 +81,7 @@ pub(super) fn decoded_again(read: &str) -> Option<String> {
         again.push(byte);
         rest = after;
     }
-    let again = String::from_utf8_lossy(&again);
-    (again != read).then(|| again.into_owned())
+    again
 }
 
 /// It could be read in two ways.
@@ -85,6 +91,7 @@ pub(super) struct Ambiguous;
 /// Decodes a segment onto `read`; what would be a delimiter or a control character is refused, and
 /// so is an escape that is none, or that hides another one from who decodes only once.
 fn decode(segment: &[u8], read: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    let start = read.len();
     let mut bytes = segment.iter();
     while let Some(byte) = bytes.next() {
         let byte = match byte {
@@ -102,6 +109,8 @@ fn decode(segment: &[u8], read: &mut Vec<u8>) -> Result<(), Ambiguous> {
         }
         read.push(byte);
     }
+    // Of this segment alone: a path of a thousand segments is not looked through a thousand times.
+    let read = read.get(start..).unwrap_or_default();
     // Decoded once more, `%252f` is a slash.
     let again = read.windows(3).any(|escape| match escape {
         [b'%', high, low] => hex(*high)
@@ -109,9 +118,22 @@ fn decode(segment: &[u8], read: &mut Vec<u8>) -> Result<(), Ambiguous> {
             .is_some_and(|(high, low)| matches!(high << 4 | low, b'/' | b'\\' | b'.' | 0..=0x1f)),
         _ => false,
     });
-    // No byte of UTF-8 is 0xc0 or 0xc1, but old decoders read `%c0%ae` as a dot (CVE-2008-2938).
-    let overlong = read.windows(2).any(|pair| matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf]));
-    if again || overlong { Err(Ambiguous) } else { Ok(()) }
+    let hidden = || read.contains(&b'%') && is_overlong(&unescaped(read));
+    if again || is_overlong(read) || hidden() { Err(Ambiguous) } else { Ok(()) }
+}
+
+/// Whether a character is written in more bytes than it takes, which is no UTF-8 (RFC 3629,
+/// sections 3 and 10). SECURITY: old decoders read `%c0%ae`, `%e0%80%ae` and `%f0%80%80%ae` as a dot
+/// (CVE-2008-2938).
+fn is_overlong(read: &[u8]) -> bool {
+    read.windows(2).any(|pair| match pair {
+        [0xc0 | 0xc1, next] => matches!(next, 0x80..=0xbf),
+        [0xe0, next] => matches!(next, 0x80..=0x9f),
+        [0xf0, next] => matches!(next, 0x80..=0x8f),
+        [0xf8, next] => matches!(next, 0x80..=0x87),
+        [0xfc, next] => matches!(next, 0x80..=0x83),
+        _ => false,
+    })
 }
 
 #[cfg(test)]
@@ -137,6 +159,13 @@ mod tests {
             ("/100%25", "/100%"),
             ("/a%3Bb", "/a;b"),
             ("/%C3%AB", "/ë"),
+            ("/%E2%82%AC", "/€"),
+            ("/%E0%A4%85", "/अ"),
+            ("/%F0%9F%98%80", "/😀"),
+            ("/%25C3%25AB", "/%C3%AB"),
+            // Latin-1: no UTF-8 at all.
+            ("/%E0.html", "/\u{fffd}.html"),
+            ("/%C0.html", "/\u{fffd}.html"),
         ] {
             assert_eq!(lenient(path), Ok(Some(read.to_owned())), "{path}");
         }
@@ -201,6 +230,16 @@ mod tests {
             "/%c0%ae%c0%ae/admin",
             "/a%C0%AFb",
             "/a%c1%9cb",
+            "/%e0%80%ae/x",
+            "/%E0%9F%BF",
+            "/%f0%80%80%ae/x",
+            "/%f0%8f%bf%bf",
+            "/%f8%80%80%80%ae",
+            "/%fc%80%80%80%80%ae",
+            "/%25c0%25ae/x",
+            "/%c0%25ae/x",
+            "/%25e0%2580%25ae",
+            "/x;%25c0%25ae",
         ] {
             assert_eq!(lenient(path), Err(Ambiguous), "{path}");
         }

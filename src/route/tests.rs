@@ -276,6 +276,7 @@ fn there_is_no_way_around_a_rule_by_another_spelling_of_its_path() {
         "/public%23/../admin",
         "/%2561dmin%252f",
         "/%c0%ae%c0%ae/admin",
+        "/%e0%81%a1dmin",
         "/admin%",
         "/admin%2",
         "/admin%zz",
@@ -349,6 +350,33 @@ fn where_everything_is_public_every_path_passes_as_it_came() {
     }
     // Not even there is a request for the gateway itself hidden from it.
     assert_eq!(target(&routes, "/auth/login"), Ok(Target::Auth(Endpoint::Login)));
+}
+
+/// What else than who is signed in keeps somebody out is a rule as well.
+#[test]
+fn a_path_is_guarded_by_whatever_only_some_routes_of_its_host_ask_for() {
+    let all_public = configured(
+        &[APP, OTHER],
+        &[(None, "/", Access::Public), (Some("app.example"), "/own", Access::Public)],
+    );
+    let mut certified = all_public.clone();
+    certified.routes[1].client_certificate = true;
+    let mut limited = all_public.clone();
+    limited.routes[1].body_bytes = Some(1024);
+    let mut same = limited.clone();
+    same.server.limits.body_bytes = Some(1024);
+    let paths = ["//own", "/%6fwn", "/x/../own", "/own;x", "/own%2f"];
+    for (config, guarded) in
+        [(&all_public, false), (&certified, true), (&limited, true), (&same, false)]
+    {
+        let routes = Routes::new(config);
+        for path in paths {
+            assert_eq!(target(&routes, path) == Err(400), guarded, "{path}");
+            let other = routes.target(&head(path, &[]), 1);
+            assert_eq!(other.ok(), Some(Target::Upstream(0)), "another host's business: {path}");
+        }
+        assert_eq!(target(&routes, "/own/x"), Ok(Target::Upstream(1)));
+    }
 }
 
 #[test]

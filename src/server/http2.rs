@@ -27,13 +27,12 @@ use super::date::Dates;
 use super::watch::{UnderWay, Watch};
 use crate::body::{BodyError, Incoming};
 use crate::config::Limits;
+use crate::duplex::Duplex;
 use crate::peer::{Opening, Tunnel};
 
 mod aside;
-mod tunnel;
 
 pub(super) use aside::Aside;
-use tunnel::Joined;
 
 /// Bytes of a request's body that may come before its app takes any: of one stream, and of all.
 const WINDOW: u32 = 1024 * 1024;
@@ -244,7 +243,7 @@ impl Asked {
         let sending = self.send(head, false)?;
         let Opens { opening, receiving, in_use } = opens;
         // Where nobody waits for it any more, it is reset.
-        let _ = opening.send(Box::new(Joined::new(receiving, sending, in_use)));
+        let _ = opening.send(Box::new(Duplex::new(receiving, sending, in_use)));
         Ok(())
     }
 

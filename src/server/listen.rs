@@ -4,23 +4,16 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Addresses, StartError};
 use crate::config::Server;
+use crate::keepalive::notice_who_is_gone;
 
 /// Connections that wait to be accepted; the kernel cuts it to its own limit.
 const BACKLOG: i32 = 4096;
-
-/// A client that is silent for so long is asked whether it is still there.
-const ASK_AFTER: Duration = Duration::from_secs(60);
-/// And again, so often.
-const ASK_EVERY: Duration = Duration::from_secs(15);
-/// The least time that a client may take to acknowledge what it is sent.
-const GONE: Duration = Duration::from_secs(120);
 
 /// Open sockets.
 pub(super) struct Listeners {
@@ -78,6 +71,7 @@ impl Listeners {
         let (https, address) = https(server.https, server.workers, given.take(server.https))
             .map_err(failed("https", server.https))?;
         for socket in https.iter().flatten() {
+            // Whoever is there but does not read is `idle_time`'s.
             notice_who_is_gone(socket, server.limits.idle_time)
                 .map_err(failed("https", server.https))?;
         }
@@ -94,16 +88,6 @@ impl Listeners {
         let all = self.https.iter().flatten().chain(&self.http).chain(&self.admin);
         all.map(TcpListener::try_clone).collect()
     }
-}
-
-/// The connections of this listener end when their clients have vanished without a word: an open
-/// WebSocket, over which nothing need be said, would else stay for ever, and so would its app's end.
-/// Whoever is there but does not read is `idle_time`'s.
-fn notice_who_is_gone(listener: &TcpListener, idle_time: Duration) -> io::Result<()> {
-    let socket = SockRef::from(listener);
-    let asking = TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY);
-    socket.set_tcp_keepalive(&asking)?;
-    socket.set_tcp_user_timeout(Some(GONE.max(idle_time)))
 }
 
 /// The workers' listeners, and their address.
@@ -154,7 +138,12 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use socket2::SockRef;
+
     use super::*;
+    use crate::keepalive::ASK_AFTER;
 
     #[test]
     fn every_worker_listens_on_the_same_port_and_nobody_else_can() {

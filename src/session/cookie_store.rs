@@ -103,7 +103,8 @@ impl CookieStore {
                 Next::Session(session) => {
                     let version = base.version + 1;
                     let newest = self.seal(Session { version, touched_at, ..session })?;
-                    (Made::Held(self.hold(newest.clone())), Some(newest))
+                    let until = self.lifetimes.end_of_copies(&newest.session, now);
+                    (Made::Held(self.hold(newest.clone())), Some((newest, until)))
                 }
             })
         })

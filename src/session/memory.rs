@@ -1,5 +1,5 @@
 //! What the gateway remembers of cookie sessions, shared by all workers: the newest version of each
-//! session that changed a while ago, and the ids of sessions that ended while a copied cookie could
+//! session that changed, and the ids of sessions that ended, both while an older cookie of theirs could
 //! still be alive. Bounded in entries and bytes; what does not fit is dropped by age and counted.
 //! It knows nothing of cookies or keys.
 
@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use super::following::LastUses;
 use super::logouts::Logouts;
+use super::redis_store::Primary;
 use super::{Session, SessionId};
 use crate::clock::Timestamp;
 
-/// How long a changed session is remembered: longer than any response is under way that could
-/// carry an older cookie.
-const REMEMBERED: Duration = Duration::from_secs(3600);
+/// After this time no response is under way any more that could carry an older cookie: whoever has shown
+/// the newest one keeps it.
+const UNDER_WAY: Duration = Duration::from_secs(3600);
 const SHARDS: usize = 32;
 
 /// How much is remembered.
@@ -57,22 +58,30 @@ pub struct Memory {
     forgotten: AtomicU64,
     last_uses: LastUses,
     logouts: Logouts,
+    primary: Arc<Primary>,
 }
 
 #[derive(Default)]
 struct Shard {
     entries: HashMap<SessionId, Entry, ahash::RandomState>,
-    /// In the order of their making; an entry that was replaced leaves a stale one behind.
-    order: VecDeque<(SessionId, u64)>,
+    /// Both in the order of their making; an entry that was replaced leaves a stale mark behind. What
+    /// has changed may be let go for its bytes; what has ended has none, and goes for its number alone.
+    changed: VecDeque<Mark>,
+    ended: VecDeque<Mark>,
     bytes: usize,
     made: u64,
     bounds: Option<Bounds>,
 }
 
+type Mark = (SessionId, u64);
+
 struct Entry {
     remembered: Remembered,
     made: u64,
+    since: Timestamp,
     until: Timestamp,
+    /// Whether a request has brought the newest version.
+    seen: bool,
 }
 
 impl Memory {
@@ -88,6 +97,7 @@ impl Memory {
             forgotten: AtomicU64::new(0),
             last_uses: LastUses::default(),
             logouts: Logouts::default(),
+            primary: Arc::default(),
         }
     }
 
@@ -99,11 +109,14 @@ impl Memory {
     /// Whether something is remembered that a cookie of `version` does not know: the one look on
     /// every request, without a copy.
     pub fn is_current(&self, id: SessionId, version: u64) -> bool {
-        let Some(shard) = self.shard(id) else { return true };
-        match shard.entries.get(&id).map(|entry| &entry.remembered) {
-            None => true,
-            Some(Remembered::Changed(newest)) => newest.session.version <= version,
-            Some(Remembered::Ended) => false,
+        let Some(mut shard) = self.shard(id) else { return true };
+        let Some(entry) = shard.entries.get_mut(&id) else { return true };
+        match &entry.remembered {
+            Remembered::Changed(newest) if newest.session.version <= version => {
+                entry.seen = true;
+                true
+            }
+            Remembered::Changed(_) | Remembered::Ended => false,
         }
     }
 
@@ -115,18 +128,19 @@ impl Memory {
         })
     }
 
-    /// Replaces what is remembered of a session by what `change` makes of it; nobody else changes
-    /// it meanwhile. `change` must be quick: it holds the lock of the session's shard.
+    /// Replaces what is remembered of a session by what `change` makes of it, until no older cookie
+    /// could be alive; nobody else changes it meanwhile. `change` must be quick: it holds the lock of
+    /// the session's shard.
     pub fn change<T, E>(
         &self,
         id: SessionId,
         now: Timestamp,
-        change: impl FnOnce(Option<&Remembered>) -> Result<(T, Option<Newest>), E>,
+        change: impl FnOnce(Option<&Remembered>) -> Result<(T, Option<(Newest, Timestamp)>), E>,
     ) -> Result<T, E> {
         let Some(mut shard) = self.shard(id) else { return change(None).map(|(made, _)| made) };
         let (made, newest) = change(shard.entries.get(&id).map(|entry| &entry.remembered))?;
-        if let Some(newest) = newest {
-            shard.put(id, Remembered::Changed(newest), now.plus(REMEMBERED));
+        if let Some((newest, until)) = newest {
+            shard.put(id, Remembered::Changed(newest), now, until);
             self.forget(&mut shard, now);
         }
         Ok(made)
@@ -135,7 +149,7 @@ impl Memory {
     /// Remembers that a session ended, until no copy of its cookie could be alive.
     pub fn end(&self, id: SessionId, until: Timestamp, now: Timestamp) {
         if let Some(mut shard) = self.shard(id) {
-            shard.put(id, Remembered::Ended, until);
+            shard.put(id, Remembered::Ended, now, until);
             self.forget(&mut shard, now);
         }
     }
@@ -150,8 +164,9 @@ impl Memory {
         self.len() == 0
     }
 
-    /// Sessions and logouts dropped before their time because a bound was reached: a parallel update
-    /// of such a session may be lost, a copied cookie of such an ended session may live again.
+    /// Sessions and logouts dropped before their time because a bound was reached: an update of such a
+    /// session may be lost, a copied cookie of such an ended session may live again. A changed session
+    /// whose browser has long had its newest cookie is not counted.
     pub fn forgotten(&self) -> u64 {
         self.forgotten.load(Ordering::Relaxed) + self.logouts.forgotten()
     }
@@ -164,6 +179,11 @@ impl Memory {
     /// What the provider has ended.
     pub(super) fn logouts(&self) -> &Logouts {
         &self.logouts
+    }
+
+    /// Which server of Redis is the primary.
+    pub(super) fn primary(&self) -> &Arc<Primary> {
+        &self.primary
     }
 
     fn shard(&self, id: SessionId) -> Option<MutexGuard<'_, Shard>> {
@@ -185,41 +205,82 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 impl Shard {
-    fn put(&mut self, id: SessionId, remembered: Remembered, until: Timestamp) {
+    fn put(&mut self, id: SessionId, remembered: Remembered, since: Timestamp, until: Timestamp) {
         self.made += 1;
         self.bytes += cost(&remembered);
-        let entry = Entry { remembered, made: self.made, until };
+        let order = match remembered {
+            Remembered::Changed(_) => &mut self.changed,
+            Remembered::Ended => &mut self.ended,
+        };
+        order.push_back((id, self.made));
+        let entry = Entry { remembered, made: self.made, since, until, seen: false };
         if let Some(old) = self.entries.insert(id, entry) {
             self.bytes -= cost(&old.remembered);
         }
-        self.order.push_back((id, self.made));
         // Stale marks may not outgrow what they mark.
-        if self.order.len() > 2 * self.entries.len() + 64 {
+        if order.len() > 2 * self.entries.len() + 64 {
             let entries = &self.entries;
-            self.order.retain(|(id, made)| entries.get(id).is_some_and(|e| e.made == *made));
+            order.retain(|(id, made)| entries.get(id).is_some_and(|e| e.made == *made));
         }
     }
 
-    /// Drops what is past its time from the front, then the oldest until the bounds hold. Returns
+    /// Drops what is past its time from the fronts, then the oldest until the bounds hold. Returns
     /// how many went before their time.
     fn forget(&mut self, now: Timestamp) -> u64 {
         let bounds = self.bounds.unwrap_or_default();
         let mut early = 0;
-        while let Some((id, made)) = self.order.front().copied() {
-            let full = self.entries.len() > bounds.entries || self.bytes > bounds.bytes;
+        loop {
+            let changed = self.front(now, |shard| &mut shard.changed);
+            let ended = self.front(now, |shard| &mut shard.ended);
+            let (too_long, too_many) =
+                (self.bytes > bounds.bytes, self.entries.len() > bounds.entries);
+            let victim = match (changed, ended) {
+                (Some(changed), _) if too_long => changed,
+                // Nobody would miss it.
+                (Some(changed), _) if too_many && !changed.missed => changed,
+                (Some(one), Some(other)) if too_many && other.made < one.made => other,
+                (Some(one), _) | (None, Some(one)) if too_many => one,
+                _ => return early,
+            };
+            early += u64::from(victim.missed);
+            self.remove(victim.id);
+        }
+    }
+
+    /// The oldest of an order that is not past its time.
+    fn front(
+        &mut self,
+        now: Timestamp,
+        order: impl Fn(&mut Self) -> &mut VecDeque<Mark>,
+    ) -> Option<Oldest> {
+        while let Some((id, made)) = order(self).front().copied() {
             match self.entries.get(&id).filter(|entry| entry.made == made) {
-                Some(entry) if entry.until > now && !full => break,
-                Some(entry) => {
-                    early += u64::from(entry.until > now);
-                    self.bytes -= cost(&entry.remembered);
-                    self.entries.remove(&id);
+                Some(entry) if entry.until > now => {
+                    let missed = !entry.seen || now < entry.since.plus(UNDER_WAY);
+                    return Some(Oldest { id, made, missed });
                 }
+                Some(_) => self.remove(id),
                 None => {}
             }
-            self.order.pop_front();
+            order(self).pop_front();
         }
-        early
+        None
     }
+
+    /// Its mark goes as a stale one.
+    fn remove(&mut self, id: SessionId) {
+        if let Some(entry) = self.entries.remove(&id) {
+            self.bytes -= cost(&entry.remembered);
+        }
+    }
+}
+
+/// What would have to go next.
+struct Oldest {
+    id: SessionId,
+    made: u64,
+    /// Whether something may be lost with it.
+    missed: bool,
 }
 
 fn cost(remembered: &Remembered) -> usize {
@@ -242,10 +303,14 @@ mod tests {
         SessionId(id)
     }
 
+    /// As long as the sessions of these tests live.
+    const LIFE: Duration = Duration::from_secs(3 * 3600);
+
     fn remember(memory: &Memory, number: u16, version: u64, now: Timestamp) {
         let session = Arc::new(Session { id: id(number), version, ..session() });
         let newest = Newest { session, sealed: "x".repeat(100).into() };
-        let changed: Result<(), ()> = memory.change(id(number), now, |_| Ok(((), Some(newest))));
+        let newest = Some((newest, now.plus(LIFE)));
+        let changed: Result<(), ()> = memory.change(id(number), now, |_| Ok(((), newest)));
         changed.unwrap();
     }
 
@@ -265,13 +330,47 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_session_is_forgotten_after_its_hour_and_not_counted() {
+    fn a_changed_session_is_forgotten_when_it_would_have_ended_and_not_counted() {
         let memory = Memory::new(Bounds::default());
+        memory.end(id(9), NOW.plus(2 * LIFE), NOW);
         remember(&memory, 1, 2, NOW);
-        remember(&memory, 2, 2, NOW.plus(REMEMBERED));
-        assert!(memory.recall(id(1)).is_none());
-        assert!(memory.recall(id(2)).is_some());
+        remember(&memory, 2, 2, NOW.plus(LIFE / 2));
+        assert!(memory.recall(id(1)).is_some());
+        remember(&memory, 3, 2, NOW.plus(LIFE));
+        assert!(memory.recall(id(1)).is_none(), "whatever lives longer and came before it");
+        assert!(memory.recall(id(2)).is_some() && memory.has_ended(id(9)));
         assert_eq!(memory.forgotten(), 0);
+    }
+
+    #[test]
+    fn a_session_that_ended_takes_no_room_from_those_that_changed_nor_they_from_it() {
+        let memory = small(1000, 300);
+        memory.end(id(9), NOW.plus(LIFE), NOW);
+        for number in 1..=5 {
+            remember(&memory, number, 2, NOW);
+        }
+        assert!(memory.has_ended(id(9)), "it has no bytes to give");
+        assert_eq!(memory.forgotten(), 2);
+    }
+
+    #[test]
+    fn whoever_has_long_had_the_newest_cookie_goes_first_and_is_not_counted() {
+        let memory = small(3, 10_000);
+        memory.end(id(9), NOW.plus(LIFE), NOW);
+        remember(&memory, 1, 2, NOW);
+        remember(&memory, 2, 2, NOW);
+        assert!(memory.is_current(id(1), 2) && !memory.is_current(id(2), 1));
+        remember(&memory, 3, 2, NOW.plus(UNDER_WAY));
+        assert!(memory.recall(id(1)).is_none() && memory.has_ended(id(9)));
+        assert_eq!(memory.forgotten(), 0);
+        remember(&memory, 4, 2, NOW.plus(UNDER_WAY));
+        assert!(!memory.has_ended(id(9)), "now the oldest goes");
+        remember(&memory, 5, 2, NOW.plus(UNDER_WAY));
+        assert!(memory.recall(id(2)).is_none());
+        assert_eq!(memory.forgotten(), 2);
+        assert!(memory.is_current(id(3), 2));
+        remember(&memory, 6, 2, NOW.plus(UNDER_WAY));
+        assert_eq!(memory.forgotten(), 3, "an older cookie may still come");
     }
 
     #[test]
@@ -295,6 +394,10 @@ mod tests {
         }
         assert_eq!(memory.len(), 2);
         assert!(memory.recall(id(1)).is_some());
-        assert!(lock(&memory.shards[0]).order.len() < 100);
+        assert!(lock(&memory.shards[0]).changed.len() < 100);
+        for _ in 0..1000 {
+            memory.end(id(3), NOW.plus(LIFE), NOW);
+        }
+        assert!(lock(&memory.shards[0]).ended.len() < 100);
     }
 }

@@ -6,8 +6,10 @@
 //! |---|---|
 //! | `ticket` | what does the cookie say? |
 //! | `record` | how does a session look in Redis? |
+//! | `connector` | how is a connection made? |
 //! | `link` | how is Redis reached, and again? |
-//! | `writer` | when is a write safe? |
+//! | `writer` | how is a write made, once? |
+//! | `copies` | when is a write safe? |
 //! | `queue` | what if many changes come at once? |
 //! | `index` | which sessions does a user have? |
 //! | `ending` | how does a user's logout elsewhere end them? |
@@ -19,6 +21,7 @@
 //! answers. The names of writes stand beside the record for a few seconds, so that none is made twice.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +38,8 @@ use super::{Logout, LogoutRefused, Memory, Session, SessionId};
 use crate::clock::Timestamp;
 use crate::config;
 
+mod connector;
+mod copies;
 mod ending;
 mod index;
 mod lease;
@@ -50,6 +55,7 @@ use index::Index;
 pub use lease::Lease;
 use lease::Leases;
 use link::Link;
+pub(super) use news::Primary;
 pub use news::{Health, follow};
 use queue::Saver;
 use record::{Read, Records};
@@ -74,6 +80,8 @@ pub(super) struct RedisStore {
     saver: Rc<Saver>,
     index: Rc<Index>,
     leases: Leases,
+    /// Sessions that have ended, and are still to be removed.
+    ending: Rc<RefCell<HashSet<SessionId>>>,
     /// For logouts that are tried again.
     endings: Arc<Semaphore>,
     cache: RefCell<Cache<Ticket>>,
@@ -85,11 +93,12 @@ impl RedisStore {
         lifetimes: Lifetimes,
         sealer: Arc<Sealer>,
         config: &Arc<config::Redis>,
-        secret: Option<&config::value::Secret>,
+        secrets: &[config::value::Secret],
+        memory: &Memory,
     ) -> Self {
-        let link = Rc::new(Link::new(config.clone()));
-        let writer = Rc::new(Writer::new(&link, config));
-        let index = Rc::new(Index::new(link.clone(), writer.clone(), secret));
+        let link = Rc::new(Link::new(config.clone(), memory.primary().clone()));
+        let writer = Rc::new(Writer::new(&link, config.replicas));
+        let index = Rc::new(Index::new(link.clone(), writer.clone(), secrets));
         let leases = Leases::new(link.clone(), writer.clone());
         let records = Rc::new(Records::new(link, writer));
         Self {
@@ -97,6 +106,7 @@ impl RedisStore {
             tickets: Tickets::new(name, sealer),
             index,
             leases,
+            ending: Rc::default(),
             endings: Arc::new(Semaphore::new(MOST_ENDINGS)),
             saver: Rc::new(Saver::new(records.clone(), lifetimes)),
             records,
@@ -106,14 +116,15 @@ impl RedisStore {
 
     /// The session that one of these cookies is a ticket to.
     pub(super) async fn load(&self, found: &Found<'_>) -> Result<Option<Held>, Unavailable> {
-        let ticket = match found.only() {
-            Some(text) => self.ticket(text),
-            None => found.candidates().iter().find_map(|text| self.ticket(text)),
-        };
-        match ticket {
+        match self.ticket_in(found) {
             Some(ticket) => self.read(&ticket).await,
             None => Ok(None),
         }
+    }
+
+    /// The session that one of these cookies names, whether or not it is there.
+    pub(super) fn named(&self, found: &Found<'_>) -> Option<SessionId> {
+        Some(self.ticket_in(found)?.id)
     }
 
     /// The newest version of the session; none if it has ended.
@@ -174,19 +185,29 @@ impl RedisStore {
     pub(super) async fn end(&self, id: SessionId, until: Timestamp) -> Result<(), Unavailable> {
         let first = self.records.end(id, until, Instant::now() + WRITE_TIME).await;
         if let Err(error) = &first {
-            tracing::error!(%error, "a session that ended could not be removed from Redis yet");
-            let records = self.records.clone();
-            tokio::task::spawn_local(async move {
-                while Timestamp::now() < until {
-                    tokio::time::sleep(END_AGAIN).await;
-                    if records.end(id, until, Instant::now() + WRITE_TIME).await.is_ok() {
-                        tracing::info!("a session that ended was removed from Redis");
-                        return;
-                    }
-                }
-            });
+            self.end_later(id, until, error);
         }
         first
+    }
+
+    /// Ends a session in the background, as soon as Redis is there, which it is not for this reason.
+    pub(super) fn end_later(&self, id: SessionId, until: Timestamp, error: &Unavailable) {
+        // Once, however often somebody wants it.
+        if !self.ending.borrow_mut().insert(id) {
+            return;
+        }
+        tracing::error!(%error, "a session that ended could not be removed from Redis yet");
+        let (records, ending) = (self.records.clone(), self.ending.clone());
+        tokio::task::spawn_local(async move {
+            while Timestamp::now() < until {
+                if records.end(id, until, Instant::now() + WRITE_TIME).await.is_ok() {
+                    tracing::info!("a session that ended was removed from Redis");
+                    break;
+                }
+                tokio::time::sleep(END_AGAIN).await;
+            }
+            ending.borrow_mut().remove(&id);
+        });
     }
 
     /// Ends the sessions that the provider has ended, once. While Redis is away it is tried again in
@@ -239,6 +260,13 @@ impl RedisStore {
             Read::Gone => None,
             Read::Same(opened) | Read::Newer(opened) => Some(Held { opened, text: None }),
         })
+    }
+
+    fn ticket_in(&self, found: &Found<'_>) -> Option<Rc<Ticket>> {
+        match found.only() {
+            Some(text) => self.ticket(text),
+            None => found.candidates().iter().find_map(|text| self.ticket(text)),
+        }
     }
 
     fn ticket(&self, text: &[u8]) -> Option<Rc<Ticket>> {

@@ -2,6 +2,7 @@
 //! timeout and the settings of TLS; what is said over the connection is `pool`'s.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,6 +12,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -19,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use super::names::Names;
 use crate::config::upstream::UpstreamTls;
 use crate::config::value::UpstreamUrl;
+use crate::keepalive::notice_who_is_gone;
 
 /// A connection to an upstream.
 pub enum Stream {
@@ -37,15 +40,19 @@ pub struct Reach {
     connector: TlsConnector,
     /// In place of the URL's host.
     server_name: Option<ServerName<'static>>,
+    /// How long one that is there may not read.
+    patience: Duration,
 }
 
 impl Reach {
     /// Trusting whom `base` trusts, or as `settings` say; offers these protocols (ALPN, RFC 7301).
+    /// An upstream that reads nothing for `patience` may be taken for one that is gone.
     pub(super) fn new(
         base: &Arc<ClientConfig>,
         settings: Option<&UpstreamTls>,
         protocols: &[&[u8]],
         names: Names,
+        patience: Duration,
     ) -> Result<Self, rustls::Error> {
         let UpstreamTls { ca, identity, server_name } = settings.cloned().unwrap_or_default();
         let mut config = match ca {
@@ -63,7 +70,7 @@ impl Reach {
         // SECURITY: a session that began under other authorities, or as somebody else, is not
         // resumed.
         config.resumption = Resumption::default();
-        Ok(Self { names, connector: Arc::new(config).into(), server_name })
+        Ok(Self { names, connector: Arc::new(config).into(), server_name, patience })
     }
 }
 
@@ -74,6 +81,18 @@ impl Stream {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
             Self::Tcp(_) | Self::Unix(_) => None,
         }
+    }
+
+    /// Whether the kernel has neither a byte for us nor the other end's farewell.
+    pub(super) fn is_silent(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            Self::Tls(stream) => SockRef::from(stream.get_ref().0),
+            Self::Unix(stream) => SockRef::from(stream),
+        };
+        // The sockets do not block: nothing is what is not waited for.
+        let found = socket.peek(&mut [MaybeUninit::uninit()]);
+        found.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
@@ -89,7 +108,7 @@ pub(super) async fn connect(
 }
 
 async fn establish(url: &UpstreamUrl, reach: &Reach, until: Instant) -> io::Result<Stream> {
-    let tcp = |host, port| tcp(&reach.names, host, port, until);
+    let tcp = |host, port| tcp(reach, host, port, until);
     match url {
         UpstreamUrl::Http { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
         UpstreamUrl::Https { host, port } => {
@@ -106,8 +125,8 @@ async fn establish(url: &UpstreamUrl, reach: &Reach, until: Instant) -> io::Resu
 
 /// Each address has its share of the time that is left, so that one which does not answer at all
 /// leaves some for the others.
-async fn tcp(names: &Names, host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
-    let addresses = names.resolve(host, port).await?;
+async fn tcp(reach: &Reach, host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
+    let addresses = reach.names.resolve(host, port).await?;
     let mut failed = late();
     for (left, address) in
         (1..=u32::try_from(addresses.len()).unwrap_or(u32::MAX)).rev().zip(addresses)
@@ -119,6 +138,7 @@ async fn tcp(names: &Names, host: &str, port: u16, until: Instant) -> io::Result
                 // A request's head and its first bytes must not wait for each other's
                 // acknowledgement.
                 stream.set_nodelay(true)?;
+                notice_who_is_gone(&stream, reach.patience)?;
                 return Ok(stream);
             }
             Err(error) => failed = error,

@@ -53,9 +53,11 @@ impl Ways {
         upstream: &Upstream,
         base: &Arc<ClientConfig>,
         names: &Names,
+        limits: &Limits,
     ) -> Result<Self, rustls::Error> {
         let tls = |protocols: &[&[u8]]| {
-            Reach::new(base, upstream.tls.as_deref(), protocols, names.clone())
+            let settings = upstream.tls.as_deref();
+            Reach::new(base, settings, protocols, names.clone(), limits.response_time)
         };
         let secure = matches!(upstream.url, UpstreamUrl::Https { .. });
         Ok(match upstream.protocol {
@@ -159,7 +161,7 @@ impl Directory {
         let others = self.known.iter().filter(|known| known.upstream.url == upstream.url).count();
         let name = if others == 0 { url } else { format!("{url} #{}", others + 1) };
         self.known.push(Known {
-            ways: Ways::new(upstream, tls, &self.names)?,
+            ways: Ways::new(upstream, tls, &self.names, &self.limits)?,
             upstream: upstream.clone(),
             condition: Arc::new(Condition::new(name.clone())),
             checks: vec![],

@@ -9,7 +9,6 @@
 //! | `chunked` | what is in a chunked body? |
 //! | `upload` | how does a request's body go out? |
 //! | `receiving` | how does a response's body come in? |
-//! | `switched` | what becomes of a connection that is no longer HTTP? |
 
 use std::io;
 use std::pin::Pin;
@@ -17,12 +16,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Switched;
 use super::connect::Stream;
 use super::{Hear, is_for_all};
 use crate::body::{Body, BodyError};
@@ -32,14 +32,12 @@ mod chunked;
 mod framing;
 mod head;
 mod receiving;
-mod switched;
 mod upload;
 
 pub use chunked::{BadChunk, Chunked, Piece};
 pub use framing::Framing;
 pub use head::Head;
 pub(super) use receiving::Receiving;
-pub use switched::Switched;
 use upload::Outgoing;
 pub(super) use upload::Upload;
 
@@ -106,12 +104,14 @@ pub(super) struct Connection {
     /// What was read and belongs to nobody yet.
     read: BytesMut,
     /// How much was said before the response, in bytes.
-    heard: usize,
+    heard: u32,
     /// When the response is late. It is moved on by each request: a timer that only ever moves on
     /// costs next to nothing.
     deadline: Pin<Box<Sleep>>,
     /// How many times the pool has looked at it while it was idle.
     pub(super) age: u8,
+    /// When the upstream may close it, as it says itself.
+    until: Option<Instant>,
 }
 
 impl Drop for Connection {
@@ -130,7 +130,19 @@ impl Connection {
             heard: 0,
             deadline: Box::pin(sleep_until(Instant::now())),
             age: 0,
+            until: None,
         }
+    }
+
+    /// It is idle from now on, and good for this time.
+    pub(super) fn rest(&mut self, time: Option<Duration>) {
+        self.age = 0;
+        self.until = time.map(|time| Instant::now() + time);
+    }
+
+    /// Whether the upstream has not said that it may be closed by now.
+    pub(super) fn is_in_time(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() < until)
     }
 
     /// Whether nothing came since the last response: no end, and no byte, which would be taken for
@@ -143,8 +155,23 @@ impl Connection {
         self.read.is_empty() && reading.is_pending()
     }
 
+    /// The same as the kernel knows it: the worker learns a turn of its loop later what has come.
+    pub(super) fn is_silent(&self) -> bool {
+        self.wire.look(Stream::is_silent)
+    }
+
+    /// The connection as it is when it is no longer HTTP, unless something is yet to be sent.
+    pub(super) fn switch(mut self) -> Option<Switched> {
+        // Nothing is kept of the room for a head.
+        let early = Bytes::copy_from_slice(&std::mem::take(&mut self.read));
+        let wire = self.wire.clone();
+        drop(self);
+        wire.into_inner().map(|stream| Switched::new(stream, early))
+    }
+
     /// Sends a request and awaits the head of the response, for `limit` after the last piece that
-    /// was sent; `hear` is told what comes before it. A body that streams is taken out of the request.
+    /// was sent; `hear` is told what comes before it. The body is taken out of the request; it is put
+    /// back where the exchange fails before anything of it was read.
     pub(super) async fn exchange(
         &mut self,
         request: &mut Request<Body>,
@@ -157,7 +184,7 @@ impl Connection {
             Body::Empty => Upload::none(),
             Body::Full(bytes) if bytes.len() <= SHORT => {
                 self.wire.post(|out| out.extend_from_slice(&bytes));
-                Upload::none()
+                Upload::posted(bytes)
             }
             body => Upload::start(self.wire.clone(), body, outgoing),
         };
@@ -167,7 +194,13 @@ impl Connection {
         let head = std::future::poll_fn(|context| {
             self.poll_head(context, method, &mut upload, limit, hear)
         });
-        head.await.map(|head| (head, upload))
+        match head.await {
+            Ok(head) => Ok((head, upload)),
+            Err(failed) => {
+                *request.body_mut() = upload.untouched();
+                Err(failed)
+            }
+        }
     }
 
     fn poll_head(
@@ -190,7 +223,7 @@ impl Connection {
                 Poll::Ready(Ok(0)) => return failed(ExchangeError::Closed, self.reached()),
                 Poll::Ready(Ok(_)) => match self.take_head(method, hear) {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                    Ok(None) if self.heard + self.read.len() > HEAD_BYTES => {
+                    Ok(None) if self.has_heard_too_much() => {
                         return failed(ExchangeError::HeadTooLong, Reached::Further);
                     }
                     Ok(None) => {}
@@ -223,8 +256,13 @@ impl Connection {
                 hear(status, fields);
             }
         });
-        self.heard += before - self.read.len();
+        let heard = u32::try_from(before - self.read.len()).unwrap_or(u32::MAX);
+        self.heard = self.heard.saturating_add(heard);
         head
+    }
+
+    fn has_heard_too_much(&self) -> bool {
+        self.heard as usize + self.read.len() > HEAD_BYTES
     }
 
     /// How far an exchange came that ends before its response's head.
@@ -246,6 +284,7 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
     use tokio::io::AsyncWriteExt;
     use tokio::net::UnixStream;
 
@@ -273,6 +312,50 @@ mod tests {
                     let mut heard = Vec::new();
                     there.read_to_end(&mut heard).await.unwrap();
                     assert!(heard.is_empty(), "it was never sent");
+                }
+            })
+            .await;
+    }
+
+    /// What the worker has had no turn to hear of.
+    #[tokio::test]
+    async fn what_has_come_just_now_is_seen_at_the_socket() {
+        use std::io::Write;
+        for (bytes, ends) in [("", false), ("x", false), ("", true)] {
+            let (here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
+            here.set_nonblocking(true).unwrap();
+            let here = UnixStream::from_std(here).unwrap();
+            let connection = Connection::new(Stream::Unix(here), Arc::default());
+            there.write_all(bytes.as_bytes()).unwrap();
+            let _there = (!ends).then_some(there);
+            assert_eq!(connection.is_silent(), bytes.is_empty() && !ends, "{bytes} {ends}");
+        }
+    }
+
+    /// Of a request that nobody was sent nothing is lost.
+    #[tokio::test]
+    async fn a_body_of_which_nothing_was_read_is_given_back() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                for (early, stream) in [("HTTP/1.1", false), ("HTTP/1.1", true), ("", true)] {
+                    let (here, mut there) = UnixStream::pair().unwrap();
+                    let mut connection = Connection::new(Stream::Unix(here), Arc::default());
+                    there.write_all(early.as_bytes()).await.unwrap();
+                    if early.is_empty() {
+                        // Now nothing can be written.
+                        drop(there);
+                    } else {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    let body = || Body::from("whole");
+                    let body = if stream { Body::stream(body()) } else { body() };
+                    let mut request = Request::post("/").body(body).unwrap();
+                    let got =
+                        connection.exchange(&mut request, Duration::from_secs(1), &|_, _| {}).await;
+                    let Err(Failed { reached, .. }) = got else { panic!("{early}") };
+                    assert!(reached == Reached::Nothing);
+                    let whole = request.into_body().collect().await.unwrap().to_bytes();
+                    assert_eq!(whole, "whole", "{early} {stream}");
                 }
             })
             .await;

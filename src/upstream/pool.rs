@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 
 use super::connect::{Reach, connect};
-use super::http1::{Connection, ExchangeError, Failed, Head, Reached, Receiving, Switched, Upload};
+use super::http1::{Connection, ExchangeError, Failed, Head, Reached, Receiving, Upload};
 use super::{Hear, UpstreamError};
 use crate::body::Body;
 use crate::config::Limits;
@@ -73,7 +73,9 @@ impl Pool {
     ) -> Result<Response<Body>, NoResponse> {
         let mut is_repeated = false;
         loop {
-            let idle = if is_repeated { None } else { self.take() };
+            let is_empty = matches!(request.body(), Body::Empty);
+            let can_be_repeated = is_empty && request.method().is_idempotent();
+            let idle = if is_repeated { None } else { self.take(can_be_repeated) };
             let (mut connection, is_new) = match idle {
                 Some(connection) => (connection, false),
                 None => match Box::pin(self.connect()).await {
@@ -81,21 +83,21 @@ impl Pool {
                     Err(error) => return Err(NoResponse::Unsent(Box::new(request), error)),
                 },
             };
-            // A body goes out once.
-            let is_whole = matches!(request.body(), Body::Empty);
-            match connection.exchange(&mut request, self.response_time, hear).await {
-                Ok((head, upload)) => return Ok(self.receive(head, connection, upload)),
+            let Failed { error, reached } =
+                match connection.exchange(&mut request, self.response_time, hear).await {
+                    Ok((head, upload)) => return Ok(self.receive(head, connection, upload)),
+                    Err(failed) => failed,
+                };
+            // A body goes out once: it is here again if nothing of it was read.
+            let is_whole = is_empty || !matches!(request.body(), Body::Empty);
+            match reached {
                 // The upstream had closed the connection before the request was written.
-                Err(Failed { reached: Reached::Nothing, .. }) if !is_new && is_whole => {}
+                Reached::Nothing if !is_new && is_whole => {}
                 // It did so while the request was on its way: RFC 9112, section 9.3.1, lets what can
                 // be repeated be sent again. Once: a request that ends one connection after the
                 // other is not to end them all.
-                Err(Failed { reached: Reached::Sent, .. })
-                    if !is_new && is_whole && request.method().is_idempotent() =>
-                {
-                    is_repeated = true;
-                }
-                Err(Failed { error, reached }) => {
+                Reached::Sent if !is_new && can_be_repeated => is_repeated = true,
+                reached => {
                     let error = self.failure(error);
                     return Err(match reached {
                         Reached::Nothing if is_whole && !is_repeated => {
@@ -116,11 +118,16 @@ impl Pool {
         }
     }
 
-    /// An idle connection that is still good.
-    fn take(&self) -> Option<Connection> {
+    /// An idle connection that is still good, for a request that can be sent once more if it is not
+    /// after all, or for one that cannot: then the socket itself is asked.
+    fn take(&self, can_be_repeated: bool) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        std::iter::from_fn(|| idle.pop())
-            .find_map(|mut connection| connection.is_quiet().then_some(connection))
+        std::iter::from_fn(|| idle.pop()).find_map(|mut connection| {
+            let is_good = connection.is_in_time()
+                && connection.is_quiet()
+                && (can_be_repeated || connection.is_silent());
+            is_good.then_some(connection)
+        })
     }
 
     async fn connect(&self) -> Result<Connection, UpstreamError> {
@@ -136,18 +143,20 @@ impl Pool {
         connection: Connection,
         upload: Upload,
     ) -> Response<Body> {
-        let Head { status, fields, framing, keeps } = head;
+        let Head { status, fields, framing, keeps, keeps_for } = head;
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = status;
         *response.headers_mut() = fields;
         if status == StatusCode::SWITCHING_PROTOCOLS {
-            Switched::put(connection, &mut response);
+            if let Some(switched) = connection.switch() {
+                switched.put(&mut response);
+            }
             return response;
         }
         let pool = self.clone();
         let after = move |connection| {
             if keeps {
-                pool.give_back(connection);
+                pool.give_back(connection, keeps_for);
             }
         };
         *response.body_mut() = match Receiving::begin(connection, upload, framing, after) {
@@ -158,10 +167,10 @@ impl Pool {
         response
     }
 
-    fn give_back(self: &Rc<Self>, mut connection: Connection) {
+    fn give_back(self: &Rc<Self>, mut connection: Connection, keeps_for: Option<Duration>) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < KEPT {
-            connection.age = 0;
+            connection.rest(keeps_for);
             idle.push(connection);
         }
         if !self.is_looked_at.replace(true) {
@@ -178,7 +187,7 @@ async fn look(pool: Weak<Pool>) {
         let mut idle = pool.idle.borrow_mut();
         idle.retain_mut(|connection| {
             connection.age += 1;
-            connection.age < OLDEST && connection.is_quiet()
+            connection.age < OLDEST && connection.is_in_time() && connection.is_quiet()
         });
         if idle.is_empty() {
             pool.is_looked_at.set(false);

@@ -123,6 +123,26 @@ async fn a_route_may_want_one_where_it_is_optional_elsewhere() {
     assert_eq!(ask_for("/api", &gateway, client(None), "").await.unwrap(), 200);
 }
 
+/// CVE-2019-9901 and its kin: a rule is a rule, whoever else may come in.
+#[tokio::test]
+async fn no_spelling_of_a_path_gets_past_a_certificate() {
+    let company = Authority::new("the company");
+    let (provider, app) = (Provider::start().await, App::plain().await);
+    let gateway = Gateway::with(&provider)
+        .file("clients.pem", &company.pem)
+        .server("client_certificates = { ca = \"clients.pem\" }")
+        .route_with("/", &app, r#"access = "public""#)
+        .route_with("/own", &app, "access = \"public\"\nclient_certificate = true")
+        .start()
+        .await;
+    for path in ["/own", "//own", "/%6fwn", "/x/../own", "/own;x", "/own%2fx", "/x/..;/own"] {
+        let status = ask_for(path, &gateway, client(None), "").await.unwrap();
+        assert_eq!(status, if path == "/own" { 403 } else { 400 }, "{path}");
+    }
+    assert!(app.seen().is_empty());
+    assert_eq!(ask_for("/else", &gateway, client(None), "").await.unwrap(), 200);
+}
+
 #[tokio::test]
 async fn where_it_is_required_nobody_gets_in_without_one() {
     let company = Authority::new("the company");

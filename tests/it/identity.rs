@@ -206,6 +206,37 @@ async fn a_trusted_proxy_is_believed_about_whom_it_speaks_for() {
     stage.gateway.access_line(&["203.0.113.7", "GET", "200"]).await;
 }
 
+/// RFC 7239; whoever is behind a proxy that writes one of the headers may have sent the other.
+#[tokio::test]
+async fn either_header_names_the_client_and_where_they_differ_neither_does() {
+    let stage = Stage::with(|builder, app| {
+        builder.server("trusted_proxies = [\"127.0.0.0/8\"]").route("/", app)
+    })
+    .await;
+    let zoe = stage.signed_in("zoe").await;
+    let ask = |path: &str, listed: &str, forwarded: &str| {
+        let told = [("x-forwarded-for", listed), ("forwarded", forwarded)];
+        let told = told.into_iter().filter(|(_, line)| !line.is_empty());
+        zoe.ask(told.fold(Ask::fetch(path), |ask, (name, line)| ask.header(name, line)))
+    };
+
+    ask("/six", "", "for=6.6.6.6, for=\"[2001:db8::7]:4711\";proto=http").await;
+    stage.gateway.access_line(&["2001:db8::7", "/six"]).await;
+    assert_eq!(stage.app.last().header("x-forwarded-for").unwrap(), "2001:db8::7, 127.0.0.1");
+    ask("/same", "6.6.6.6, 203.0.113.7", "for=203.0.113.7").await;
+    stage.gateway.access_line(&["203.0.113.7", "/same"]).await;
+    assert!(!stage.gateway.log().contains("name different clients"));
+
+    ask("/listed", "203.0.113.7", "for=6.6.6.6").await;
+    stage.gateway.access_line(&["127.0.0.1", "/listed"]).await;
+    ask("/named", "6.6.6.6", "for=203.0.113.7").await;
+    stage.gateway.access_line(&["127.0.0.1", "/named"]).await;
+    stage.gateway.logged(&["WARN", "127.0.0.1", "name different clients"]).await;
+    // Each as it came: the app knows which of the two its proxies write.
+    assert_eq!(stage.app.last().header("x-forwarded-for").unwrap(), "6.6.6.6, 127.0.0.1");
+    assert!(stage.app.last().header("forwarded").unwrap().starts_with("for=203.0.113.7, for="));
+}
+
 #[tokio::test]
 async fn every_request_has_an_id_that_app_log_and_page_share() {
     let stage = Stage::with(|builder, app| {

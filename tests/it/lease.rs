@@ -12,7 +12,7 @@ struct Scene {
     provider: Scripted,
     app: App,
     gateways: Vec<Gateway>,
-    _redis: Server,
+    redis: Server,
     /// Zoë, signed in, at each gateway.
     zoe: Vec<Browser>,
 }
@@ -43,7 +43,7 @@ impl Scene {
             browser
         });
         let zoe = zoe.collect();
-        Self { provider, app, gateways: all, _redis: redis, zoe }
+        Self { provider, app, gateways: all, redis, zoe }
     }
 
     /// With a token that has expired.
@@ -149,6 +149,40 @@ async fn a_refusal_ends_the_session_once_on_every_gateway() {
     for zoe in &scene.zoe {
         assert_eq!(zoe.profile().await, None);
     }
+}
+
+/// A gateway lost its lease over a slow provider, and another one got new tokens meanwhile.
+#[tokio::test]
+async fn a_refusal_of_a_token_that_was_replaced_meanwhile_ends_nothing() {
+    let scene = Scene::expired(2).await;
+    scene.slow(2500);
+    let late = scene.zoe[0].copy();
+    let late = tokio::spawn(async move { late.fetch("/token").await.status });
+    until("the provider is asked", async || (scene.refreshes() == 1).then_some(())).await;
+    scene.slow(0);
+    let [lease] = scene.redis.keys("vestibule:*:lease").await.try_into().unwrap();
+    let _: i64 = scene.redis.ask(&["DEL", &lease]).await;
+    assert_eq!(scene.zoe[1].fetch("/token").await.status, 200);
+    assert_eq!(scene.refreshes(), 2);
+    scene.provider.script().claims = json!({ "sub": "auth0|somebody-else" });
+    assert_eq!(late.await.unwrap(), 200, "with the tokens that the other one has");
+    scene.gateways[0].logged(&["a refresh token that had been replaced"]).await;
+    scene.data_survives().await;
+}
+
+/// The refusal comes while another one has the lease: it may have new tokens in a moment.
+#[tokio::test]
+async fn a_refusal_to_a_gateway_without_the_lease_ends_nothing() {
+    let scene = Scene::expired(1).await;
+    scene.slow(2500);
+    let late = scene.zoe[0].copy();
+    let late = tokio::spawn(async move { late.fetch("/token").await.status });
+    until("the provider is asked", async || (scene.refreshes() == 1).then_some(())).await;
+    let [lease] = scene.redis.keys("vestibule:*:lease").await.try_into().unwrap();
+    let () = scene.redis.ask(&["SET", &lease, "another", "PX", "9000"]).await;
+    scene.provider.script().claims = json!({ "sub": "auth0|somebody-else" });
+    assert_eq!(late.await.unwrap(), 503);
+    scene.data_survives().await;
 }
 
 #[tokio::test]

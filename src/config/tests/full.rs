@@ -364,7 +364,7 @@ fn a_redis_is_one_server_sentinels_or_a_cluster() {
     assert_eq!(one.replicas, 0);
     assert_eq!((one.prefix.as_str(), &one.username, &one.ca), ("vestibule:", &None, &None));
     let nodes = read("url = ['redis://a:1', 'redis://b:2']\nservers = 'cluster'");
-    assert!(matches!(nodes.servers, RedisServers::Cluster) && nodes.replicas == 1);
+    assert!(matches!(nodes.servers, RedisServers::Cluster) && nodes.replicas == 5);
     for wrong in [
         "",
         "url = 'http://127.0.0.1:6379'",

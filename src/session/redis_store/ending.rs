@@ -39,11 +39,11 @@ impl Ending {
         // First: what is saved from now on is held against it, what was saved before is found.
         self.index.mark(&self.logout, deadline()).await?;
         loop {
-            let found = self.index.find(&self.logout, deadline()).await?;
-            if found.is_empty() {
+            let Some(found) = self.index.find(&self.logout, deadline()).await? else {
                 return self.index.keep(&self.logout, deadline()).await;
-            }
-            let ids = || found.iter().filter_map(|id| session_id(std::str::from_utf8(id).ok()?));
+            };
+            let id = |member: &Vec<u8>| session_id(std::str::from_utf8(member).ok()?);
+            let ids = || found.members.iter().filter_map(id);
             // Here all at once, whatever Redis does.
             for id in ids() {
                 self.memory.end(id, self.until, Timestamp::now());
@@ -51,7 +51,7 @@ impl Ending {
             for id in ids() {
                 self.records.end(id, self.until, deadline()).await?;
             }
-            self.index.remove(&self.logout, &found, deadline()).await?;
+            self.index.remove(&found, deadline()).await?;
         }
     }
 }

@@ -25,11 +25,11 @@ const FAILED: Duration = Duration::from_secs(1);
 
 /// For the version that is known, and for nobody else. Where the answer was lost it is asked again.
 const TAKE: &str = "
-if redis.call('HGET', KEYS[2], 'v') ~= ARGV[1] then return {'gone', online()} end
+if redis.call('HGET', KEYS[2], 'v') ~= ARGV[1] then return answer('gone') end
 local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[2] then return {'newer', online()} end
+if owner and owner ~= ARGV[2] then return answer('newer') end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return {'done', online()}";
+return answer('done')";
 
 const LOOK: &str = "
 if redis.call('HGET', KEYS[2], 'v') ~= ARGV[1] then return 'changed' end
@@ -119,6 +119,12 @@ impl Lease {
             done = work => done,
             never = held.renew_regularly() => match never {},
         }
+    }
+
+    /// Whether nobody else has had it since it was taken, as far as can be known.
+    pub async fn is_ours(&self) -> bool {
+        let Some(held) = &self.0 else { return true };
+        held.say(RENEW, Some(LIFE)).await.unwrap_or(false)
     }
 
     /// It is done. After a failure those who wait do not try at once what has just failed.

@@ -2,7 +2,7 @@
 //! reached, for `/readyz`. A word that is missed costs nothing but time: every request asks Redis.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use redis::{PushInfo, PushKind, RedisResult, Value};
@@ -10,7 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::super::SessionId;
 use super::super::memory::Memory;
-use super::link::{Connection, Connector, Hearer, channel};
+use super::connector::{Connection, Connector, Hearer};
+use super::link::channel;
 use crate::clock::Timestamp;
 use crate::config::Redis;
 
@@ -39,34 +40,84 @@ impl Health {
     }
 }
 
+/// Which server is the primary, counted: another after each that sentinels name. One that was
+/// replaced while it lives, because it was too slow for them or by order, goes on for some 10 s and
+/// answers whoever still asks it.
+#[derive(Debug, Default)]
+pub(crate) struct Primary(AtomicU64);
+
+impl Primary {
+    /// The number of the one that is.
+    pub(super) fn number(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    fn replaced(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
 /// Listens for what has ended, and writes it into `memory`. Never ends.
 pub async fn follow(config: Arc<Redis>, memory: Arc<Memory>, health: Arc<Health>) {
+    let news = memory.clone();
     let hearer: Hearer = Arc::new(move |push: PushInfo| {
         if push.kind == PushKind::Message
             && let Some(Value::BulkString(word)) = push.data.last()
             && let Some((id, until)) = parse(word)
         {
-            memory.end(id, until, Timestamp::now());
+            news.end(id, until, Timestamp::now());
         }
     });
+    let mut sentinels = Sentinels::new(&config);
     loop {
         match listen(&config, hearer.clone()).await {
             Ok(mut connection) => {
                 health.set(true);
                 loop {
                     sleep(ASK_EVERY).await;
+                    if sentinels.name_another().await {
+                        memory.primary().replaced();
+                        break;
+                    }
                     let ping = redis::cmd("PING");
                     let answer: Result<RedisResult<String>, _> =
                         timeout(PATIENCE, ping.query_async(&mut connection)).await;
                     if !matches!(answer, Ok(Ok(_))) {
+                        health.set(false);
+                        sleep(ASK_EVERY / 4).await;
                         break;
                     }
                 }
             }
-            Err(error) => tracing::debug!(%error, "Redis cannot be listened to"),
+            Err(error) => {
+                tracing::debug!(%error, "Redis cannot be listened to");
+                health.set(false);
+                sleep(ASK_EVERY / 4).await;
+            }
         }
-        health.set(false);
-        sleep(ASK_EVERY / 4).await;
+    }
+}
+
+/// Those who say which server is the primary.
+struct Sentinels {
+    connector: Option<Connector>,
+    named: Option<String>,
+}
+
+impl Sentinels {
+    fn new(config: &Redis) -> Self {
+        // Where it cannot be made nobody can listen either, and says so.
+        Self { connector: Connector::new(config, None).ok(), named: None }
+    }
+
+    /// Whether they name another server than before.
+    async fn name_another(&mut self) -> bool {
+        let Some(connector) = &mut self.connector else { return false };
+        let Ok(Ok(Some(named))) = timeout(PATIENCE, connector.primary()).await else {
+            return false;
+        };
+        let before = self.named.replace(named);
+        before.is_some() && before != self.named
     }
 }
 

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::oneshot;
 
 use super::super::Session;
@@ -25,6 +26,8 @@ const SAVE_TIME: Duration = Duration::from_secs(2);
 const CONTEST_TIME: Duration = Duration::from_secs(10);
 /// A long batch takes long to apply, and whoever is quicker is faster every time.
 const LARGEST_BATCH: usize = 64;
+/// So many bits of a version are drawn.
+const DRAWN: u32 = 24;
 
 /// What waits to be saved.
 #[derive(Default)]
@@ -55,6 +58,16 @@ enum Verdict {
     Same,
     End,
     Refused(CommitRefused),
+}
+
+/// Why a batch was not written.
+enum Unwritten {
+    /// It changes nothing.
+    Nothing,
+    /// It would be as large as that.
+    TooLarge(usize),
+    /// Somebody was faster.
+    Late,
 }
 
 /// What became of a batch.
@@ -145,38 +158,49 @@ impl Saver {
         let mut current = ticket.known().map_or_else(|| seen.clone(), |known| known.opened);
         loop {
             let deadline = end.min(Instant::now() + SAVE_TIME);
-            let (next, verdicts) = self.apply(&current.session, batch);
-            let too_large = match next {
-                None => None,
+            let (next, verdicts) = self.apply(&current.session, batch)?;
+            let unwritten = match next {
+                None => Unwritten::Nothing,
                 Some(next) => {
                     let base = current.session.version;
                     match self.records.swap(ticket, base, next, deadline).await {
                         Ok(Swapped::Done(opened)) => return Ok(Ended::Settled(opened, verdicts)),
                         Ok(Swapped::Gone) => return Err(CommitRefused::NoSession),
-                        Ok(Swapped::Newer) => None,
-                        Err(CommitRefused::TooLarge(bytes)) => Some(bytes),
+                        Ok(Swapped::Newer) => Unwritten::Late,
+                        Err(CommitRefused::TooLarge(bytes)) => Unwritten::TooLarge(bytes),
                         Err(error) => return Err(error),
                     }
                 }
             };
-            // Nothing to write, or nothing that can be: true of the newest version alone.
-            match self.records.read(ticket, deadline).await? {
+            let same = match self.records.read(ticket, deadline).await? {
                 Read::Gone => return Err(CommitRefused::NoSession),
-                Read::Newer(newer) => current = newer,
-                Read::Same(same) if same.session.version != current.session.version => {
-                    current = same;
+                Read::Newer(newer) => {
+                    current = newer;
+                    continue;
                 }
-                Read::Same(same) => match too_large {
-                    Some(bytes) => return Ok(Ended::TooLarge(bytes)),
-                    None => return Ok(Ended::Settled(same, verdicts)),
-                },
+                Read::Same(same) => same,
+            };
+            if same.session.version != current.session.version {
+                current = same;
+                continue;
+            }
+            // True of the newest version alone.
+            match unwritten {
+                Unwritten::Nothing => return Ok(Ended::Settled(same, verdicts)),
+                Unwritten::TooLarge(bytes) => return Ok(Ended::TooLarge(bytes)),
+                // What is written is on another server already than what is read.
+                Unwritten::Late => self.records.read_elsewhere(deadline).await?,
             }
         }
     }
 
     /// The session with every edit of a batch that may be made, if any changes it. Nothing comes
     /// after an end.
-    fn apply(&self, base: &Session, batch: &[Waiting]) -> (Option<Session>, Vec<Verdict>) {
+    fn apply(
+        &self,
+        base: &Session,
+        batch: &[Waiting],
+    ) -> Result<(Option<Session>, Vec<Verdict>), CommitRefused> {
         let (mut session, mut changed, mut ended) = (base.clone(), false, false);
         let verdicts = batch.iter().map(|Waiting { edit, now, .. }| {
             if ended || !self.lifetimes.allow(base, *now) {
@@ -197,9 +221,18 @@ impl Saver {
             }
         });
         let verdicts = verdicts.collect();
-        session.version = base.version + 1;
-        (changed.then_some(session), verdicts)
+        session.version = next_version(base.version)?;
+        Ok((changed.then_some(session), verdicts))
     }
+}
+
+/// The version after this one. Versions are counted, and told apart where two servers have each been
+/// the primary for a while: by lower bits that are drawn.
+fn next_version(version: u64) -> Result<u64, CommitRefused> {
+    let mut drawn = [0; 8];
+    let random = SystemRandom::new().fill(&mut drawn);
+    random.map_err(|_| CommitRefused::Seal(SealError::Random))?;
+    Ok(((version >> DRAWN) + 1) << DRAWN | u64::from_be_bytes(drawn) >> (64 - DRAWN))
 }
 
 fn refuse(batch: Vec<Waiting>, why: impl Fn() -> CommitRefused) {

@@ -2,10 +2,11 @@
 //! whole or not at all. Every name begins with the session's id in braces: one slot of a cluster.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redis::Script;
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::time::sleep;
 
 use super::super::cache::Opened;
 use super::super::change::{CommitRefused, Unavailable};
@@ -27,34 +28,37 @@ return {r[1], r[2], redis.call('HGET', KEYS[1], 'd')}";
 
 /// Not if it has ended already, at its user's logout elsewhere while the login was under way.
 const CREATE: &str = "
-if redis.call('EXISTS', KEYS[2]) == 1 then return {'gone', online()} end
+if redis.call('EXISTS', KEYS[2]) == 1 then return answer('gone') end
 redis.call('HSET', KEYS[1], 'v', ARGV[1], 'd', ARGV[2], 't', ARGV[3])
 redis.call('PEXPIREAT', KEYS[1], ARGV[4])
-return {'done', online()}";
+return answer('done')";
 
 /// A write whose answer was lost is sent again; by its name, the second key, it is known for what
 /// it is, and made once. That is written too, for whoever waits until replicas have it.
 const SWAP: &str = "
-if redis.call('PEXPIRE', KEYS[2], ARGV[4]) == 1 then return {'done', online()} end
+if redis.call('PEXPIRE', KEYS[2], ARGV[4]) == 1 then return answer('done') end
 local version = redis.call('HGET', KEYS[1], 'v')
-if not version then return {'gone', online()} end
-if version ~= ARGV[1] then return {'newer', online()} end
+if not version then return answer('gone') end
+if version ~= ARGV[1] then return answer('newer') end
 redis.call('HSET', KEYS[1], 'v', ARGV[2], 'd', ARGV[3])
 redis.call('SET', KEYS[2], '', 'PX', ARGV[4])
-return {'done', online()}";
+return answer('done')";
 
 const TOUCH: &str = "
-if redis.call('EXISTS', KEYS[1]) == 0 then return {'gone', online()} end
+if redis.call('EXISTS', KEYS[1]) == 0 then return answer('gone') end
 redis.call('HSET', KEYS[1], 't', ARGV[1])
 redis.call('PEXPIREAT', KEYS[1], ARGV[2])
-return {'done', online()}";
+return answer('done')";
 
 /// The second key is written so that there is something to wait for when the record is gone already,
 /// and for one that is not there yet.
 const END: &str = "
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[2], '', 'PX', ARGV[1])
-return {'done', online()}";
+return answer('done')";
+
+/// How long it takes sentinels to name a primary that some know already.
+const ELSEWHERE: Duration = Duration::from_millis(100);
 
 /// Milliseconds for which a write is known by its name: longer than it is tried again.
 const NAMED: u64 = 10_000;
@@ -112,6 +116,16 @@ impl Records {
             }
             _ => Read::Gone,
         })
+    }
+
+    /// Reads go on where writes do, in a moment: another server has become the primary.
+    pub(super) async fn read_elsewhere(&self, deadline: Instant) -> Result<(), Unavailable> {
+        if Instant::now() + ELSEWHERE >= deadline {
+            return Err(Unavailable("another server has just become the primary".to_owned()));
+        }
+        self.link.leave(Instant::now()).await;
+        sleep(ELSEWHERE).await;
+        Ok(())
     }
 
     /// Saves a session that is new.

@@ -1,38 +1,39 @@
-//! Writes to Redis, and when they count: once the primary has made them and, where another server
-//! may take its place, once so many replicas have them too. Redis copies to its replicas after it
-//! has answered; who believes that answer loses a change when the primary dies.
-//!
-//! A replica that is not connected is not waited for: with one server of two left, sessions go on.
-//! Which servers may go on alone is Redis's own setting (`min-replicas-to-write`).
+//! Writes to Redis: made once, and again until they count. Where another server may take the primary's
+//! place they count once enough replicas have them too, as `copies` says.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, RedisResult, ToRedisArgs};
+use tokio::time::sleep;
 
 use super::super::change::Unavailable;
+use super::copies::{Copies, Verdict};
 use super::link::Link;
-use crate::config::Redis;
 
 /// How long replicas are waited for at a time.
 const REPLICA_TIME: Duration = Duration::from_millis(500);
 
-/// Each script ends by saying how many replicas are connected.
-const COUNTED: &str = "local function online()
-return select(2, string.gsub(redis.call('INFO', 'replication'), 'state=online', '')) end";
-const NOT_COUNTED: &str = "local function online() return 0 end";
+/// Between two tries of a write that some replicas do not have.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Each script ends by saying which history it has written, and how many replicas are connected.
+const COUNTED: &str = "local function answer(what)
+local info = redis.call('INFO', 'replication')
+return {what, string.match(info, 'master_replid:(%w+)'),
+select(2, string.gsub(info, 'state=online', ''))} end";
+const NOT_COUNTED: &str = "local function answer(what) return {what, '', 0} end";
 
 /// One worker's writes.
 pub(super) struct Writer {
+    /// Where others read.
+    reading: Rc<Link>,
     link: Rc<Link>,
-    replicas: usize,
-    /// Replicas that were connected when something was written last.
-    online: Cell<usize>,
+    copies: Copies,
 }
 
-/// A script that writes, with its keys and arguments. It answers with what it did and how many
-/// replicas are connected, and may be run again.
+/// A script that writes, with its keys and arguments. It ends with `answer` and what it did, and may be
+/// run again.
 pub(super) struct Write {
     script: &'static str,
     keys: Vec<String>,
@@ -48,6 +49,14 @@ pub(super) enum Saved {
     Newer,
     /// What it would have changed is gone.
     Gone,
+}
+
+/// What a script answers, with how many replicas have what it wrote.
+struct Written {
+    saved: Saved,
+    history: String,
+    online: usize,
+    copied: usize,
 }
 
 impl Write {
@@ -70,12 +79,11 @@ impl Write {
 }
 
 impl Writer {
-    /// Writes beside what is read over `link`.
-    pub(super) fn new(link: &Rc<Link>, config: &std::sync::Arc<Redis>) -> Self {
-        let replicas = config.replicas;
+    /// Writes beside what is read over `link`, with up to so many copies.
+    pub(super) fn new(link: &Rc<Link>, replicas: usize) -> Self {
         // A connection that waits for replicas would keep readers waiting.
-        let link = if replicas == 0 { link.clone() } else { Rc::new(Link::new(config.clone())) };
-        Self { link, replicas, online: Cell::new(0) }
+        let writing = if replicas == 0 { link.clone() } else { Rc::new(link.another()) };
+        Self { reading: link.clone(), link: writing, copies: Copies::new(replicas) }
     }
 
     /// Makes a write, and again until it counts or time is up.
@@ -84,47 +92,63 @@ impl Writer {
         write: &Write,
         deadline: Instant,
     ) -> Result<Saved, Unavailable> {
-        let command = write.command(self.replicas > 0);
+        let command = write.command(self.copies.matter());
+        let mut wait = self.copies.usual(Instant::now());
         loop {
-            let (saved, waited, copied) = self.write(&command, deadline).await?;
-            let needed = self.replicas.min(self.online.get());
-            if saved != Saved::Done || copied >= needed {
+            let before = Instant::now();
+            let Written { saved, history, online, copied } =
+                self.write(&command, wait, deadline).await?;
+            if saved != Saved::Done || !self.copies.matter() {
                 return Ok(saved);
             }
-            if waited >= needed && Instant::now() + REPLICA_TIME >= deadline {
-                return Err(Unavailable("its replicas do not answer in time".to_owned()));
+            let now = Instant::now();
+            match self.copies.judge(&history, online, wait, copied, now) {
+                Verdict::Safe => return Ok(saved),
+                Verdict::Wait(more) => wait = more,
+                Verdict::Short(_) if now + PAUSE >= deadline => {
+                    return Err(Unavailable(
+                        "a replica is missing, and may be the primary by now".to_owned(),
+                    ));
+                }
+                Verdict::Short(reachable) => {
+                    wait = reachable;
+                    // They may be copying another primary by now.
+                    self.link.leave(before).await;
+                    self.reading.leave(before).await;
+                    sleep(PAUSE).await;
+                }
             }
         }
     }
 
-    /// What was done, how many replicas were waited for, and how many have it.
+    /// What was done, and how many of `wait` replicas have it in time.
     async fn write(
         &self,
         command: &Cmd,
+        wait: usize,
         deadline: Instant,
-    ) -> Result<(Saved, usize, usize), Unavailable> {
-        let waited = self.replicas.min(self.online.get());
-        let (saved, online, copied) = self
-            .link
-            .run(deadline, async |connection| -> RedisResult<(String, usize, usize)> {
-                if waited == 0 {
-                    let (saved, online) = command.query_async(connection).await?;
-                    return Ok((saved, online, 0));
+    ) -> Result<Written, Unavailable> {
+        let answered = self.link.run(
+            deadline,
+            async |connection| -> RedisResult<(String, String, usize, usize)> {
+                if wait == 0 {
+                    let (saved, history, online) = command.query_async(connection).await?;
+                    return Ok((saved, history, online, 0));
                 }
                 // In one go, so that it is the connection that has written which waits.
                 let mut both = redis::pipe();
                 both.add_command(command.clone());
-                both.cmd("WAIT").arg(waited).arg(REPLICA_TIME.as_millis().to_string());
-                let ((saved, online), copied) = both.query_async(connection).await?;
-                Ok((saved, online, copied))
-            })
-            .await?;
+                both.cmd("WAIT").arg(wait).arg(REPLICA_TIME.as_millis().to_string());
+                let ((saved, history, online), copied) = both.query_async(connection).await?;
+                Ok((saved, history, online, copied))
+            },
+        );
+        let (saved, history, online, copied) = answered.await?;
         let saved = match saved.as_str() {
             "done" => Saved::Done,
             "gone" => Saved::Gone,
             _ => Saved::Newer,
         };
-        self.online.set(online);
-        Ok((saved, waited, copied))
+        Ok(Written { saved, history, online, copied })
     }
 }

@@ -2,6 +2,7 @@
 //! body is decided here and in `framing`, never by what a client sent.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -13,8 +14,12 @@ use super::upload::Outgoing;
 use super::{ExchangeError, Framing, ROOM};
 use crate::body::Body;
 
-/// The most fields of a response.
+/// As many fields as nearly every response has.
 const FIELDS: usize = 100;
+/// The most fields of a response: about as many as an app can send over HTTP/2 in a head of the same
+/// length, where each counts for 32 bytes more (RFC 9113, section 6.5.2).
+const MOST_FIELDS: usize = 8192;
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// About as many as the gateway adds to a response.
 const ADDED: usize = 6;
 
@@ -64,6 +69,8 @@ pub struct Head {
     pub framing: Framing,
     /// Whether the connection is good for another request after it (RFC 9112, section 9.3).
     pub keeps: bool,
+    /// For how long, where it says so.
+    pub keeps_for: Option<Duration>,
 }
 
 /// A head as it was written.
@@ -92,7 +99,8 @@ impl Head {
             }
             let framing = Framing::of(method, status, old, &fields)?;
             let keeps = if old { says(&fields, b"keep-alive") } else { !says(&fields, b"close") };
-            return Ok(Some(Self { status, fields, framing, keeps }));
+            let keeps_for = keeps_for(&fields);
+            return Ok(Some(Self { status, fields, framing, keeps, keeps_for }));
         }
         Ok(None)
     }
@@ -103,11 +111,16 @@ impl Raw {
         if !may_be_whole(read) {
             return Ok(None);
         }
-        let mut lines = [const { MaybeUninit::uninit() }; FIELDS];
+        let (mut few, mut many) = ([const { MaybeUninit::uninit() }; FIELDS], Vec::new());
         let mut response = httparse::Response::new(&mut []);
-        let parsed = ParserConfig::default()
-            .parse_response_with_uninit_headers(&mut response, read, &mut lines)
-            .map_err(|error| ExchangeError::Head(reason(error)))?;
+        let parser = ParserConfig::default();
+        let mut parsed = parser.parse_response_with_uninit_headers(&mut response, read, &mut few);
+        if matches!(parsed, Err(httparse::Error::TooManyHeaders)) {
+            many.resize(MOST_FIELDS, MaybeUninit::uninit());
+            response = httparse::Response::new(&mut []);
+            parsed = parser.parse_response_with_uninit_headers(&mut response, read, &mut many);
+        }
+        let parsed = parsed.map_err(|error| ExchangeError::Head(reason(error)))?;
         let Status::Complete(length) = parsed else { return Ok(None) };
         let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
         let status = status.ok_or(ExchangeError::Head("no status code"))?;
@@ -159,9 +172,21 @@ pub(super) fn reason(error: httparse::Error) -> &'static str {
         httparse::Error::NewLine => "a line end that is none",
         httparse::Error::Status => "no status code",
         httparse::Error::Token => "no status line",
-        httparse::Error::TooManyHeaders => "more than 100 fields",
+        httparse::Error::TooManyHeaders => "too many fields",
         httparse::Error::Version => "another version",
     }
+}
+
+/// `Keep-Alive: timeout=5` (RFC 2068, section 19.7.1.1), less a second: what is sent at the very end
+/// is on its way when the other side closes.
+fn keeps_for(fields: &HeaderMap) -> Option<Duration> {
+    let field = fields.get(KEEP_ALIVE)?.to_str().ok()?;
+    let seconds = field.split(',').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let is_timeout = name.trim().eq_ignore_ascii_case("timeout");
+        is_timeout.then(|| value.trim().trim_matches('"').parse::<u32>().ok()).flatten()
+    })?;
+    Some(Duration::from_secs(u64::from(seconds.saturating_sub(1))))
 }
 
 fn says(fields: &HeaderMap, option: &[u8]) -> bool {

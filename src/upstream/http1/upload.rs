@@ -55,7 +55,14 @@ impl Outgoing {
 struct WrongLength;
 
 /// A body under way, or one that has arrived. Dropped, it goes no further.
-pub(in crate::upstream) struct Upload(Option<UnderWay>);
+pub(in crate::upstream) struct Upload(What);
+
+enum What {
+    Nothing,
+    /// It goes with the request's head. Boxed, for it is rare.
+    Posted(Box<Bytes>),
+    UnderWay(UnderWay),
+}
 
 struct UnderWay {
     task: JoinHandle<Result<(), BodyError>>,
@@ -70,37 +77,64 @@ struct UnderWay {
 struct State {
     pieces: Cell<u64>,
     complete: Cell<bool>,
+    /// As long as nothing of it was read.
+    body: Cell<Body>,
 }
 
 impl Upload {
     /// Nothing is to be sent.
     pub(super) fn none() -> Self {
-        Self(None)
+        Self(What::Nothing)
+    }
+
+    /// This was posted behind the head.
+    pub(super) fn posted(bytes: Bytes) -> Self {
+        Self(What::Posted(Box::new(bytes)))
     }
 
     pub(super) fn start(wire: Posted<Stream>, body: Body, outgoing: Outgoing) -> Self {
         let state = Rc::<State>::default();
         state.complete.set(matches!(outgoing, Outgoing::Length(0)));
+        state.body.set(body);
         let sending = Sending { wire, outgoing, state: state.clone() };
-        let task = tokio::task::spawn_local(sending.run(body));
-        Self(Some(UnderWay { task, has_ended: false, state, seen: 0 }))
+        let task = tokio::task::spawn_local(sending.run());
+        Self(What::UnderWay(UnderWay { task, has_ended: false, state, seen: 0 }))
+    }
+
+    fn under_way(&mut self) -> Option<&mut UnderWay> {
+        match &mut self.0 {
+            What::UnderWay(upload) => Some(upload),
+            What::Nothing | What::Posted(_) => None,
+        }
+    }
+
+    /// The body, if nothing of it was read.
+    pub(super) fn untouched(self) -> Body {
+        match self.0 {
+            What::Nothing => Body::Empty,
+            What::Posted(bytes) => Body::Full(*bytes),
+            What::UnderWay(upload) => upload.state.body.take(),
+        }
     }
 
     /// Whether the upstream was sent the whole body.
     pub(in crate::upstream) fn is_complete(&self) -> bool {
-        self.0.as_ref().is_none_or(|upload| upload.state.complete.get())
+        match &self.0 {
+            What::Nothing | What::Posted(_) => true,
+            What::UnderWay(upload) => upload.state.complete.get(),
+        }
     }
 
     /// Whether a piece went since this was last asked.
     pub(super) fn has_moved(&mut self) -> bool {
-        let Some(UnderWay { state, seen, .. }) = &mut self.0 else { return false };
+        let Some(UnderWay { state, seen, .. }) = self.under_way() else { return false };
         state.pieces.get() > std::mem::replace(seen, state.pieces.get())
     }
 
     /// Ready when the body itself has broken off. That the upstream takes no more of it is no reason
     /// not to hear its answer.
     pub(super) fn poll_broken(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
-        let Some(UnderWay { task, has_ended, .. }) = &mut self.0 else { return Poll::Pending };
+        let Some(UnderWay { task, has_ended, .. }) = self.under_way() else { return Poll::Pending };
         if *has_ended {
             return Poll::Pending;
         }
@@ -128,8 +162,13 @@ struct Sending {
 }
 
 impl Sending {
-    /// Sends everything, or as much as the upstream takes.
-    async fn run(mut self, mut body: Body) -> Result<(), BodyError> {
+    /// Sends everything, or as much as the upstream takes. Where not even the head went, the body is
+    /// left for another connection.
+    async fn run(mut self) -> Result<(), BodyError> {
+        if self.wire.is_unsent() {
+            return Ok(());
+        }
+        let mut body = self.state.body.take();
         let mut trailers = None;
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
             match frame?.into_data() {

@@ -4,6 +4,7 @@
 use tokio::net::UnixListener;
 
 use super::*;
+use crate::upstream::names::Names;
 
 /// An address at which nobody listens.
 async fn nobody() -> UpstreamUrl {
@@ -70,6 +71,28 @@ async fn where_all_are_down_the_last_ones_error_is_told() {
         assert_eq!(source.kind(), std::io::ErrorKind::ConnectionRefused);
         let none = upstreams.send(1, request("GET", "/", Body::Empty), None, &deaf).await;
         assert!(matches!(none, Err(UpstreamError::None)));
+    })
+    .await;
+}
+
+/// However far its response has come: no limit of time is on that.
+#[tokio::test]
+async fn every_upstream_is_asked_whether_it_is_still_there() {
+    use crate::keepalive::ASK_AFTER;
+    use crate::upstream::connect::{Reach, Stream, connect};
+    local(async {
+        let (url, _) = answering("").await;
+        for (response, gone) in [(60, 120), (600, 600)] {
+            let response_time = Duration::from_secs(response);
+            let reach = Reach::new(&client_tls(roots()), None, &[], Names::system(), response_time);
+            let reach = reach.unwrap();
+            let connected = connect(&url, &reach, Duration::from_secs(5)).await.unwrap();
+            let Stream::Tcp(connected) = connected else { panic!() };
+            let socket = socket2::SockRef::from(&connected);
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), ASK_AFTER);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(gone)));
+        }
     })
     .await;
 }

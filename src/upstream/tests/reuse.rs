@@ -85,6 +85,77 @@ async fn a_connection_that_its_upstream_closed_between_requests_is_no_502() {
     .await;
 }
 
+/// The end of a keep-alive that the worker has not heard of yet, for it was at work: the kernel knows.
+#[tokio::test]
+async fn what_cannot_be_repeated_goes_over_no_connection_that_its_upstream_has_closed() {
+    use std::io::{Read, Write};
+    local(async {
+        for (method, body) in [("GET", ""), ("POST", ""), ("POST", "x"), ("POST", "a stream")] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let app = std::thread::spawn(move || {
+                let mut asked = Vec::new();
+                for _ in 0..2 {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let mut read = [0; 1024];
+                    let length = stream.read(&mut read).unwrap();
+                    asked.push(String::from_utf8_lossy(&read[..length]).into_owned());
+                    stream.write_all(ok("ok").as_bytes()).unwrap();
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                asked
+            });
+            let upstreams = to(&UpstreamUrl::Http { host: "127.0.0.1".to_owned(), port });
+            assert_eq!(get(&upstreams, "/first").await.as_deref(), Ok("ok"));
+            // The worker's loop does not turn.
+            std::thread::sleep(Duration::from_millis(50));
+            let body = match body {
+                "" => Body::Empty,
+                "a stream" => {
+                    let (feed, body) = streaming();
+                    feed.send("x".into()).unwrap();
+                    body
+                }
+                body => body.into(),
+            };
+            let sent = upstreams.send(0, request(method, "/second", body), None, &deaf).await;
+            let sent = sent.unwrap_or_else(|error| panic!("{method}: {error:?}"));
+            assert_eq!(text(sent).await.as_deref(), Ok("ok"), "{method}");
+            let asked = app.join().unwrap();
+            let asked: Vec<&str> = asked.iter().map(|head| path_of(head)).collect();
+            assert_eq!(asked, ["/first", "/second"], "{method}");
+        }
+    })
+    .await;
+}
+
+/// `Keep-Alive: timeout=5`, as Node.js and Apache have it: the last second is not waited for.
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_used_only_as_long_as_its_upstream_says_that_it_is_open() {
+    Box::pin(tokio::task::LocalSet::new().run_until(async {
+        for (field, times) in [
+            ("", [(1, 1), (4, 1), (20, 1)]),
+            ("keep-alive: timeout=5\r\n", [(3, 1), (4, 2), (3, 2)]),
+            ("keep-alive: max=7, Timeout = \"3\"\r\n", [(1, 1), (2, 2), (1, 2)]),
+            ("keep-alive: timeout=1\r\n", [(0, 2), (0, 3), (0, 4)]),
+            ("keep-alive: timeout=0\r\n", [(0, 2), (0, 3), (0, 4)]),
+            ("keep-alive: timeout=x, max=100\r\n", [(1, 1), (4, 1), (20, 1)]),
+            ("keep-alive: timeout=99999999999999999999\r\n", [(1, 1), (4, 1), (20, 1)]),
+        ] {
+            let bytes = format!("HTTP/1.1 200 OK\r\n{field}content-length: 2\r\n\r\nok");
+            let (url, connections) = answering(bytes).await;
+            let upstreams = to(&url);
+            assert_eq!(get(&upstreams, "/").await.as_deref(), Ok("ok"));
+            for (wait, count) in times {
+                sleep(Duration::from_secs(wait)).await;
+                assert_eq!(get(&upstreams, "/").await.as_deref(), Ok("ok"));
+                assert_eq!(connections.get(), count, "{field} after {wait} s");
+            }
+        }
+    }))
+    .await;
+}
+
 /// The keep-alive ends while the next request is on its way: RFC 9112, section 9.3.1.
 #[tokio::test]
 async fn what_can_be_repeated_is_sent_again_when_an_idle_connection_breaks_under_it() {

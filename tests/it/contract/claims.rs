@@ -50,6 +50,7 @@ claims! {
     a_refused_update_changes_nothing,
     an_update_that_changes_nothing_writes_nothing,
     a_null_update_ends_the_session,
+    an_update_that_no_browser_has_seen_is_there_whenever_its_session_is_used,
     secrets_rotate,
     a_logout_by_the_provider_ends_whom_it_names_up_to_its_time,
     a_logout_by_the_provider_is_obeyed_once,
@@ -396,6 +397,35 @@ async fn a_null_update_ends_the_session(store: &Store) {
     worker.update(&mut jar, Value::Null, now).await.unwrap();
     assert!(jar.all().is_empty());
     assert_eq!(worker.view(&copied, now).await, None);
+}
+
+async fn an_update_that_no_browser_has_seen_is_there_whenever_its_session_is_used(store: &Store) {
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let store = store.with(|config| (config.absolute, config.inactivity) = (3 * day, Some(day)));
+    let now = Timestamp::now();
+    let (early, late) = (Timestamp(now.0 + 7200), Timestamp(now.0 + 23 * 3600));
+    let worker = store.gateway().worker();
+    let mut jar = worker.signed_in(now).await;
+    // A response that takes hours begins; others are answered, and their cookies get lost.
+    let mut slow = worker.load(&jar, now).await;
+    worker.update(&mut jar.clone(), json!({ "theme": "dark" }), now).await.unwrap();
+    for time in [early, late] {
+        // Everywhere in the memory something changes.
+        for _ in 0..300 {
+            let mut other = worker.signed_in(time).await;
+            worker.update(&mut other, json!({ "a": 1 }), time).await.unwrap();
+        }
+        let mut copy = jar.clone();
+        assert_eq!(view(&worker.load(&copy, time).await).unwrap()["theme"], "dark");
+        worker.update(&mut copy, json!({ time.0.to_string(): 1 }), time).await.unwrap();
+    }
+    worker.commit(&mut slow, update(&json!({ "slow": 1 })), late).await.unwrap();
+    let visit = worker.load(&jar, late).await;
+    worker.answer(&visit, &mut jar, late);
+    let seen = worker.view(&jar, late).await.unwrap();
+    for key in ["theme", "slow", &early.0.to_string(), &late.0.to_string()] {
+        assert!(!seen[key].is_null(), "{key}: {seen}");
+    }
 }
 
 async fn secrets_rotate(store: &Store) {

@@ -9,7 +9,7 @@ use vestibule::session::{Change, CommitRefused, Logout, Turn, Whose};
 use super::{ABSOLUTE, Store, Worker, identity, tokens, update};
 use crate::support::jar::Jar;
 
-fn user(sub: &str) -> Whose {
+pub(super) fn user(sub: &str) -> Whose {
     Whose::User(sub.to_owned())
 }
 
@@ -18,7 +18,7 @@ fn sign_in(sid: &str) -> Whose {
 }
 
 /// The provider's word, issued at this time.
-fn logout(name: &str, whose: Whose, issued_at: Timestamp) -> Logout {
+pub(super) fn logout(name: &str, whose: Whose, issued_at: Timestamp) -> Logout {
     Logout {
         name: name.to_owned(),
         issuer: "https://tenant.auth0.com/".to_owned(),
@@ -29,7 +29,7 @@ fn logout(name: &str, whose: Whose, issued_at: Timestamp) -> Logout {
 }
 
 /// A browser in which somebody with these claims has just logged in.
-async fn signed_in(worker: &Worker, claims: Value, now: Timestamp) -> Jar {
+pub(super) async fn signed_in(worker: &Worker, claims: Value, now: Timestamp) -> Jar {
     let mut jar = Jar::default();
     let mut visit = worker.load(&jar, now).await;
     let change = Change::Start { identity: identity(&claims), tokens: tokens("first") };

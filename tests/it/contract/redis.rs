@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use vestibule::clock::Timestamp;
+use vestibule::config::value::Secret;
 use vestibule::config::{self, Redis};
 use vestibule::session::{Change, CommitRefused};
 
+use super::endings::{logout, signed_in, user};
 use super::{INACTIVITY, Store, identity, local, tokens, update, view};
 use crate::support::cut::Cut;
 use crate::support::redis::Server;
@@ -311,6 +313,43 @@ async fn a_redis_that_has_lost_a_logout_revives_no_session() {
         }
         let refused = there.commit(&mut slow, update(&json!({ "a": 1 })), now).await;
         assert!(matches!(refused, Err(CommitRefused::NoSession)));
+    })
+    .await;
+}
+
+/// Users are indexed under a secret, and secrets come and go while sessions live.
+#[tokio::test]
+async fn a_logout_by_the_provider_finds_sessions_of_every_secret() {
+    local(async {
+        let (_server, store) = one().await;
+        let now = Timestamp::now();
+        let [old, new] =
+            ["the secret that is going, long enough", "the secret that is coming, yes"];
+        let of = |secrets: &[&str]| {
+            let secrets = secrets.iter().map(|secret| Secret::new(*secret)).collect();
+            store.with(|config| config.secrets = secrets).worker()
+        };
+        // The new one is made known everywhere before it seals; one gateway is late.
+        let (late, ready) = (of(&[old, new]), of(&[new, old]));
+        let users = [("early", &late, &ready), ("later", &ready, &late), ("both", &ready, &ready)];
+        for (name, logs_in, is_told) in users {
+            let mut jars = Vec::new();
+            for worker in [logs_in, &late] {
+                jars.push(signed_in(worker, json!({ "sub": name }), now).await);
+            }
+            let word = logout(name, user(name), now);
+            assert!(is_told.end_all(&word, now).await, "{name}");
+            for worker in [&late, &ready, &of(&[new, old])] {
+                for jar in &jars {
+                    assert_eq!(worker.view(jar, now).await, None, "{name}");
+                }
+                assert!(!worker.end_all(&word, now).await, "{name}: it was obeyed");
+                let late = signed_in(worker, json!({ "sub": name }), now).await;
+                assert_eq!(of(&[old, new]).view(&late, now).await, None, "{name}: under way");
+            }
+        }
+        // What comes again when the old one is gone was obeyed all the same.
+        assert!(!of(&[new]).end_all(&logout("early", user("early"), now), now).await);
     })
     .await;
 }

@@ -1,5 +1,6 @@
-//! A stream of HTTP/2 as a connection of its own (RFC 8441, section 5): bytes in, bytes out, an end
-//! in either direction; dropped before its end, it is reset.
+//! A stream of HTTP/2 as a connection of its own, to a browser or to an app (RFC 8441, section 5):
+//! bytes both ways, each as fast as who reads them takes them (RFC 9113, section 5.2), and an end in
+//! either direction. Dropped before its end, it is reset. It does not know what is said over it.
 
 use std::io;
 use std::pin::Pin;
@@ -13,19 +14,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const PIECE: usize = 16 * 1024;
 
 /// A stream that is open in both directions.
-pub(super) struct Joined<H> {
+pub struct Duplex<H> {
     receiving: RecvStream,
     /// What has come and was not read yet.
     read: Bytes,
     sending: SendStream<Bytes>,
     /// Whether its end was sent.
     ended: bool,
-    /// As long as it is open.
+    /// Dropped with it.
     _held: H,
 }
 
-impl<H> Joined<H> {
-    pub(super) fn new(receiving: RecvStream, sending: SendStream<Bytes>, held: H) -> Self {
+impl<H> Duplex<H> {
+    /// Of both ends of a stream; `held` is dropped with it.
+    pub fn new(receiving: RecvStream, sending: SendStream<Bytes>, held: H) -> Self {
         Self { receiving, read: Bytes::new(), sending, ended: false, _held: held }
     }
 }
@@ -37,7 +39,7 @@ fn broken(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
-impl<H: Unpin> AsyncRead for Joined<H> {
+impl<H: Unpin> AsyncRead for Duplex<H> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -53,11 +55,13 @@ impl<H: Unpin> AsyncRead for Joined<H> {
         let length = this.read.len().min(buffer.remaining());
         buffer.put_slice(this.read.get(..length).unwrap_or_default());
         this.read.advance(length);
-        Poll::Ready(this.receiving.flow_control().release_capacity(length).map_err(broken))
+        // It fails where the stream has ended: no more is to come.
+        let _ = this.receiving.flow_control().release_capacity(length);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<H: Unpin> AsyncWrite for Joined<H> {
+impl<H: Unpin> AsyncWrite for Duplex<H> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -83,6 +87,7 @@ impl<H: Unpin> AsyncWrite for Joined<H> {
         Poll::Ready(Ok(()))
     }
 
+    /// RFC 8441, section 5: `END_STREAM` is the end of what is sent.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if std::mem::replace(&mut this.ended, true) {
