@@ -1,8 +1,9 @@
 //! Updates that come late: in the trailers of a response, or after its client has gone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::support::jar::From;
@@ -29,6 +30,11 @@ async fn sees(browser: &Browser, app: &App, member: &str, expected: &serde_json:
         (&app.last().session()?[member] == expected).then_some(())
     })
     .await;
+}
+
+/// How long an access line says that its app took, in microseconds.
+fn upstream_time(line: &str) -> Option<u128> {
+    line.split_once(" upstream=")?.1.split_once("us ")?.0.parse().ok()
 }
 
 #[tokio::test]
@@ -100,14 +106,19 @@ async fn slow_updates_whose_clients_have_left_are_all_kept() {
     const CLIENTS: usize = 50;
     for protocol in PROTOCOLS {
         let provider = Provider::start().await;
-        let app = App::start_later(async |seen| {
-            if seen.path() == "/" {
-                return Reply::new(200);
-            }
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            match seen.path() {
-                "/head" => Reply::new(201).update(r#"{"n":{"$add":1}}"#),
-                _ => Reply::new(201).body("x").trailer("X-Session-Update", r#"{"n":{"$add":1}}"#),
+        let (answer, held) = watch::channel(false);
+        let app = App::start_later(move |seen| {
+            let mut held = held.clone();
+            async move {
+                if seen.path() == "/" {
+                    return Reply::new(200);
+                }
+                held.wait_for(|answer| *answer).await.unwrap();
+                let reply = Reply::new(201);
+                match seen.path() {
+                    "/head" => reply.update(r#"{"n":{"$add":1}}"#),
+                    _ => reply.body("x").trailer("X-Session-Update", r#"{"n":{"$add":1}}"#),
+                }
             }
         })
         .await;
@@ -131,14 +142,24 @@ async fn slow_updates_whose_clients_have_left_are_all_kept() {
         .await;
         assert!(clients.iter().all(|client| !client.is_finished()), "all are waiting");
         clients.iter().for_each(JoinHandle::abort);
+        until("the gateway knows that they have left", async || {
+            (gateway.metric("vestibule_open_connections").await <= 1).then_some(())
+        })
+        .await;
+        let left = Instant::now();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let alone = left.elapsed().as_micros();
+        answer.send_replace(true);
 
         sees(&zoe, &app, "n", &json!(CLIENTS)).await;
-        gateway.access_line(&[" 201 ", "/head", "upstream=2"]).await;
-        let lines = async || {
-            let lines = gateway.output().lines().filter(|line| line.contains(" 201 ")).count();
-            (lines == CLIENTS).then_some(())
-        };
-        until("each request has its line", lines).await;
+        let times = until("each request has its line", async || {
+            let output = gateway.output();
+            let lines = output.lines().filter(|line| line.contains(" 201 "));
+            let times: Vec<u128> = lines.filter_map(upstream_time).collect();
+            (times.len() == CLIENTS).then_some(times)
+        })
+        .await;
+        assert!(times.iter().all(|time| *time >= alone), "{times:?} us, {alone} of them alone");
     }
 }
 
