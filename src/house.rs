@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those it may use. What is not here is used by nobody and uses what it likes.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("body", &[]),
     ("clock", &[]),
     ("config", &["clock"]),
@@ -14,6 +14,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("outbox", &[]),
     ("error", &[]),
     ("peer", &[]),
+    ("room", &[]),
     ("session", &["clock", "config"]),
     ("upstream", &["body", "config", "digits", "keepalive", "outbox"]),
     ("page", &["body", "error"]),
@@ -22,14 +23,17 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("route", &["config", "digits", "error", "login"]),
     (
         "forward",
-        &["body", "clock", "config", "digits", "error", "outbox", "peer", "session", "upstream"],
+        &[
+            "body", "clock", "config", "digits", "error", "outbox", "peer", "room", "session",
+            "upstream",
+        ],
     ),
     ("login", &["body", "clock", "config", "digits", "error", "observe", "peer", "session"]),
     (
         "gateway",
         &[
             "access", "body", "clock", "config", "error", "forward", "login", "observe", "outbox",
-            "page", "peer", "route", "session", "upstream",
+            "page", "peer", "room", "route", "session", "upstream",
         ],
     ),
     (

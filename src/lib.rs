@@ -67,6 +67,7 @@ pub mod error;
 pub mod keepalive;
 pub mod outbox;
 pub mod peer;
+pub mod room;
 
 #[cfg(test)]
 mod house;
