@@ -7,6 +7,7 @@ use http_body_util::BodyExt;
 use tokio::sync::Notify;
 
 use crate::support::app::Peer;
+use crate::support::http2_app::{Http2App, Http2Reply};
 use crate::support::wire::Connection;
 use crate::support::{
     App, Ask, Gateway, PATIENCE, PROTOCOLS, Protocol, Provider, Raw, Reply, Stage, join_all, raw,
@@ -479,6 +480,30 @@ async fn two_requests_in_one_packet_are_two() {
     assert_eq!(targets, ["/one", "/two"]);
 }
 
+/// Browsers that go away in the middle of answers, and others who get theirs meanwhile.
+async fn go_away_and_ask(gateway: &Gateway) {
+    let browsers: Vec<_> =
+        (0..6).map(|number| gateway.browser_over(PROTOCOLS[number % 2])).collect();
+    let stories = browsers.iter().enumerate().map(|(number, browser)| async move {
+        for round in 0..20 {
+            // Goes away in the middle of the answer.
+            let url = gateway.url.join(&format!("/{number}/{round}/slow")).unwrap();
+            let connection = Connection::open(&url, PROTOCOLS[round % 2]).await.unwrap();
+            let started = connection.start(&url, Ask::fetch("/"));
+            let _ = tokio::time::timeout(Duration::from_millis(10), started).await;
+            drop(connection);
+            let target = format!("/{number}/{round}");
+            let answer = browser.fetch(&target).await;
+            assert!(
+                answer.text().starts_with(&format!("{target}x")),
+                "{target}: {}",
+                &answer.text()[..40]
+            );
+        }
+    });
+    join_all(stories).await;
+}
+
 /// CVE-2026-71324 and its kin: an aborted exchange left bytes on a connection that was used again.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_answer_crosses_over_to_another_request() {
@@ -490,29 +515,25 @@ async fn no_answer_crosses_over_to_another_request() {
     })
     .await;
     let (_provider, gateway) = public(&app).await;
-    let browsers: Vec<_> =
-        (0..6).map(|number| gateway.browser_over(PROTOCOLS[number % 2])).collect();
-    let stories = browsers.iter().enumerate().map(|(number, browser)| {
-        let gateway = &gateway;
-        async move {
-            for round in 0..20 {
-                // Goes away in the middle of the answer.
-                let url = gateway.url.join(&format!("/{number}/{round}/slow")).unwrap();
-                let connection = Connection::open(&url, PROTOCOLS[round % 2]).await.unwrap();
-                let started = connection.start(&url, Ask::fetch("/"));
-                let _ = tokio::time::timeout(Duration::from_millis(10), started).await;
-                drop(connection);
-                let target = format!("/{number}/{round}");
-                let answer = browser.fetch(&target).await;
-                assert!(
-                    answer.text().starts_with(&format!("{target}x")),
-                    "{target}: {}",
-                    &answer.text()[..40]
-                );
-            }
+    go_away_and_ask(&gateway).await;
+}
+
+/// The requests of all share a connection, and the streams of who went are reset.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_of_an_app_of_http2_crosses_over_to_another_request() {
+    let app = Http2App::start(|seen| {
+        let target = seen.head.uri.path();
+        if target.ends_with("slow") {
+            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(20)));
         }
-    });
-    join_all(stories).await;
+        Http2Reply::new(format!("{target}{}", "x".repeat(20_000)))
+    })
+    .await;
+    let provider = Provider::start().await;
+    let upstream = format!("{{ url = {:?}, protocol = 'http2' }}", app.url);
+    let builder = Gateway::with(&provider).route_written("/", &upstream, r#"access = "public""#);
+    go_away_and_ask(&builder.start().await).await;
+    assert!(app.connections() <= 2, "who goes does not take the connection along");
 }
 
 #[tokio::test]

@@ -1,36 +1,41 @@
 //! Races as races, counted: a thousand answers at once, logouts in the middle of them, tokens that
 //! expire under a hundred requests. Each is run with cookies and with Redis, over both protocols.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::reload::{APPLIED, edit, reload};
 use crate::support::dice::Dice;
 use crate::support::field::{Asker, COOKIE, Field, NEW, OLD, keys, secrets, take};
 use crate::support::jar::Jar;
 use crate::support::redis::Server;
-use crate::support::{Answer, Browser, PROTOCOLS, Protocol, join_all};
+use crate::support::{
+    Answer, Browser, PATIENCE_WITH_MANY, PROTOCOLS, Protocol, join_all, until_within,
+};
 
 /// How many at once.
 const MANY: usize = 1000;
 
-/// Requests that all bring the same cookies and are all at the app before it answers one; what comes
-/// back, in the order of chance.
-async fn at_once(field: &Field, protocol: Protocol, jar: &Jar, dice: &mut Dice) -> Vec<Answer> {
-    field.hold();
+/// So many who ask over this protocol and have asked already, each for a key of its own.
+async fn askers(field: &Field, protocol: Protocol, jar: &Jar) -> Vec<(Asker, usize)> {
     let connections = if protocol == Protocol::Http2 { MANY / 100 } else { MANY };
     let each = MANY / connections;
     let mut askers = Vec::new();
     for number in 0..connections {
         let mut asker = Asker::of(field.gateway(number), protocol);
         assert_eq!(asker.ask("/public", jar).await.unwrap().status, 200);
-        askers.push(asker);
+        askers.extend((0..each).map(|part| (asker.clone(), number * each + part)));
     }
-    let asked = askers.into_iter().enumerate().flat_map(|(number, asker)| {
-        (0..each).map(move |part| (asker.clone(), number * each + part))
-    });
+    askers
+}
+
+/// Requests that all bring the same cookies and are all at the app before it answers one; what comes
+/// back, in the order of chance.
+async fn at_once(field: &Field, protocol: Protocol, jar: &Jar, dice: &mut Dice) -> Vec<Answer> {
+    field.hold();
+    let asked = askers(field, protocol, jar).await.into_iter();
     let asked = asked.map(|(mut asker, key)| async move {
         let answer = asker.ask(&format!("/held/set/{key}"), jar).await.unwrap();
         assert_eq!(answer.status, 200);
@@ -86,107 +91,106 @@ async fn a_thousand_parallel_updates_through_three_gateways_all_survive() {
     }
 }
 
-fn askers(field: &Field) -> Vec<Asker> {
-    field.gateways.iter().map(|gateway| Asker::of(gateway, Protocol::Http2)).collect()
-}
-
-/// A thousand updates while the session is touched every second, its token is refreshed every other,
-/// and its secret is replaced.
-async fn everything_at_once(field: &mut Field, zoe: &Browser) {
+/// A thousand updates that are all under way while the session is touched every second, its token is
+/// refreshed every other, and its secret is replaced, by reloads of the file.
+async fn everything_at_once(field: &Field, zoe: &Browser, protocol: Protocol, dice: &mut Dice) {
+    field.hold();
     let refreshes = field.provider.grants("refresh_token").len();
-    let ups: Vec<_> = field.gateways.iter().map(|_| AtomicBool::new(true)).collect();
-    if field.gateways.len() == 1 {
-        // Nobody else takes its requests meanwhile.
-        storm(askers(field), zoe, 0..MANY / 2, &ups).await;
-        // Its memory goes with it: what the last answer brought may not be the newest.
-        zoe.profile().await.unwrap();
-        field.gateways[0].rewrite("secrets", &secrets(&[NEW, OLD]));
-        field.gateways[0].restart().await;
-        storm(askers(field), zoe, MANY / 2..MANY, &ups).await;
-    } else {
-        // First all open what the new secret seals, then all seal with it.
-        let askers = askers(field);
-        let mut gateways = std::mem::take(&mut field.gateways);
-        let steps = [secrets(&[OLD, NEW]), secrets(&[NEW, OLD])];
-        let rotation = async {
-            for step in &steps {
-                for (gateway, up) in gateways.iter_mut().zip(ups.iter()) {
-                    up.store(false, Ordering::SeqCst);
-                    tokio::time::sleep(Duration::from_millis(400)).await;
-                    gateway.rewrite("secrets", step);
-                    gateway.restart().await;
-                    up.store(true, Ordering::SeqCst);
-                }
-            }
-        };
-        tokio::join!(rotation, storm(askers, zoe, 0..MANY, &ups));
-        field.gateways = gateways;
-    }
-    let refreshed = field.provider.grants("refresh_token").len() - refreshes;
-    for profile in field.profiles(zoe).await {
-        let profile = profile.unwrap();
-        let (kept, sum) = (keys(&profile).len(), &profile["n"]);
-        eprintln!("{kept} of {MANY} keys, sum {sum}, {refreshed} refreshes on the way");
-        assert_eq!((kept, sum), (MANY, &json!(MANY)));
-    }
-    assert!(refreshed > 1, "{refreshed}");
-}
-
-/// Sixteen scripts of one page set these keys, each over the next gateway that is up.
-async fn storm(askers: Vec<Asker>, zoe: &Browser, range: Range<usize>, up: &[AtomicBool]) {
-    let (next, end) = (AtomicUsize::new(range.start), range.end);
-    let scripts = (0..16).map(|script| {
-        let (next, mut askers) = (&next, askers.clone());
+    let (jar, over) = (zoe.jar().clone(), AtomicBool::new(false));
+    let mut turns: Vec<usize> = (0..MANY).collect();
+    dice.shuffle(&mut turns);
+    let answered = AtomicUsize::new(0);
+    let asked = askers(field, protocol, &jar).await.into_iter().zip(turns);
+    let asked = asked.map(|((mut asker, key), turn)| {
+        let (jar, answered) = (&jar, &answered);
         async move {
-            let mut turn = script;
-            loop {
-                let key = next.fetch_add(1, Ordering::SeqCst);
-                if key >= end {
-                    return;
-                }
+            let path = format!("/token/scattered/{turn}/set/{key}");
+            let answer = asker.ask(&path, jar).await.unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            take(zoe, &answer);
+            answered.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let storm = async {
+        join_all(asked).await;
+        over.store(true, Ordering::SeqCst);
+    };
+    let rotation = async {
+        field.release(MANY).await;
+        // First all open what the new secret seals, then all seal with it.
+        let steps = [secrets(&[OLD]), secrets(&[OLD, NEW]), secrets(&[NEW, OLD])];
+        let (mut turn, turns) = (0, 2 * field.gateways.len());
+        for step in steps.windows(2) {
+            for gateway in &field.gateways {
                 turn += 1;
-                while !up[turn % up.len()].load(Ordering::SeqCst) {
-                    turn += 1;
-                    tokio::task::yield_now().await;
-                }
+                until_within(PATIENCE_WITH_MANY, "so many are answered", async || {
+                    (answered.load(Ordering::SeqCst) >= MANY / 2 * turn / turns).then_some(())
+                })
+                .await;
+                edit(gateway, |text| text.replace(&step[0], &step[1]));
+                reload(gateway, APPLIED).await;
+            }
+        }
+        answered.load(Ordering::SeqCst)
+    };
+    let browsing = field.gateways.iter().map(|gateway| {
+        let over = &over;
+        async move {
+            let mut asker = Asker::of(gateway, Protocol::Http2);
+            while !over.load(Ordering::SeqCst) {
                 let jar = zoe.jar().clone();
-                let path = format!("/token/set/{key}");
-                let answer = askers[turn % up.len()].ask(&path, &jar).await.unwrap();
+                let answer = asker.ask("/token", &jar).await.unwrap();
                 assert_eq!(answer.status, 200, "{}", answer.text());
                 take(zoe, &answer);
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     });
-    join_all(scripts).await;
+    let ((), before, _) = tokio::join!(storm, rotation, join_all(browsing));
+    let refreshed = field.provider.grants("refresh_token").len() - refreshes;
+    eprintln!("{protocol:?}: {before} answers before the last reload, {refreshed} refreshes");
+    assert!(before < MANY, "all were over");
+    assert!(refreshed > 1, "{refreshed}");
+    for profile in field.profiles(zoe).await {
+        let profile = profile.unwrap();
+        let (kept, sum) = (keys(&profile).len(), &profile["n"]);
+        eprintln!("{kept} of {MANY} keys, sum {sum}");
+        assert_eq!((kept, sum), (MANY, &json!(MANY)));
+    }
+    // When the next use is written down, the cookie is sealed anew at the latest.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    zoe.profile().await.unwrap();
+    for gateway in &field.gateways {
+        edit(gateway, |text| text.replace(&secrets(&[NEW, OLD]), &secrets(&[NEW])));
+        reload(gateway, APPLIED).await;
+    }
+    let profiles = field.profiles(zoe).await;
+    assert!(profiles.iter().all(Option::is_some), "the old secret is not needed any more");
 }
 
 /// A use is written down every second; a token of four seconds is replaced long before its end.
 const RESTLESS: &str = "inactivity = \"10s\"";
 
+/// So many gateways, and what goes on on them.
+async fn all_goes_on(gateways: usize, redis: Option<&str>) {
+    let mut dice = Dice::rolled();
+    for protocol in PROTOCOLS {
+        let field = Field::new(gateways, RESTLESS, redis).await;
+        field.provider.script().tokens = json!({ "expires_in": 4 });
+        let zoe = field.signed_in(protocol).await;
+        everything_at_once(&field, &zoe, protocol, &mut dice).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn updates_survive_touches_refreshes_and_new_secrets_in_cookies() {
-    let mut field = Field::new(1, RESTLESS, None).await;
-    field.provider.script().tokens = json!({ "expires_in": 4 });
-    let zoe = field.signed_in(Protocol::Http2).await;
-    everything_at_once(&mut field, &zoe).await;
+    all_goes_on(1, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn updates_survive_touches_refreshes_and_new_secrets_in_redis() {
     let server = Server::start().await;
-    let mut field = Field::new(3, RESTLESS, Some(&server.toml())).await;
-    field.provider.script().tokens = json!({ "expires_in": 4 });
-    let zoe = field.signed_in(Protocol::Http2).await;
-    everything_at_once(&mut field, &zoe).await;
-    for gateway in &field.gateways {
-        gateway.rewrite("secrets", &secrets(&[NEW]));
-    }
-    for gateway in &mut field.gateways {
-        gateway.restart().await;
-    }
-    let profiles = field.profiles(&zoe).await;
-    assert!(profiles.iter().all(Option::is_some), "the old secret is not needed any more");
+    all_goes_on(3, Some(&server.toml())).await;
 }
 
 /// Logs out in the middle of twenty updates; whether any cookie still brings the session.

@@ -1,10 +1,8 @@
 //! Messages that are read differently from others: without a body though they have a length, of a
 //! part, before the final one, after an expectation.
 
-use std::process::Command;
-
 use crate::support::app::Peer;
-use crate::support::program::Program;
+use crate::support::curl::curl;
 use crate::support::{App, Ask, Gateway, PROTOCOLS, Provider, Raw, Reply, free_port, raw};
 
 async fn public(app: &App) -> (Provider, Gateway) {
@@ -155,18 +153,6 @@ async fn nobody_is_asked_for_a_body_that_nobody_will_take() {
     }
 }
 
-/// What curl says and does.
-fn curl(gateway: &Gateway, arguments: &[&str]) -> String {
-    let mut command = Command::new("curl");
-    let authority = gateway.directory.path().join("authority.pem");
-    command.args(["--silent", "--show-error", "--http1.1", "--cacert"]).arg(authority);
-    command.args(["--verbose", "--max-time", "20", "--write-out", "\nsent %{size_upload}\n"]);
-    command.args(arguments);
-    let mut program = Program::start(&mut command, "install Debian's curl, or run tests/run");
-    tokio::task::block_in_place(|| program.wait(std::time::Duration::from_secs(25)));
-    program.output()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_waits_for_the_word_and_sends_nothing_where_it_does_not_come() {
     let app = App::start(|seen| Reply::new(200).body(seen.body.len().to_string())).await;
@@ -181,7 +167,7 @@ async fn curl_waits_for_the_word_and_sends_nothing_where_it_does_not_come() {
     let data = format!("@{}", file.display());
     let url = |path| gateway.url.join(path).unwrap().to_string();
     // Longer than curl would ever wait without the word.
-    let wait = ["--expect100-timeout", "15", "--header", "Expect: 100-continue"];
+    let wait = ["--http1.1", "--expect100-timeout", "15", "--header", "Expect: 100-continue"];
     let post = ["--data-binary", &data];
     let said = curl(&gateway, &[&wait[..], &post, &[&url("/")]].concat());
     let at = |what: &str| said.find(what).unwrap_or_else(|| panic!("no {what} in {said}"));

@@ -9,7 +9,7 @@
 //! | `app`, `peer`, `http2_app` | a scripted app |
 //! | `provider` | a scripted provider, and the embedded one |
 //! | `authority` | certificates |
-//! | `program` | a program that is not ours |
+//! | `program`, `curl`, `nginx` | a program that is not ours |
 //! | `redis` | Redis servers |
 //! | `cut` | a wire that can be cut |
 //! | `field` | gateways that keep sessions together, for races |
@@ -24,12 +24,14 @@ use std::time::{Duration, Instant};
 pub(crate) mod app;
 pub(crate) mod authority;
 pub(crate) mod browser;
+pub(crate) mod curl;
 pub(crate) mod cut;
 pub(crate) mod dice;
 pub(crate) mod field;
 pub(crate) mod gateway;
 pub(crate) mod http2_app;
 pub(crate) mod jar;
+pub(crate) mod nginx;
 pub(crate) mod peer;
 pub(crate) mod program;
 pub(crate) mod provider;
@@ -54,14 +56,26 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Both protocols that browsers speak.
 pub(crate) const PROTOCOLS: [Protocol; 2] = [Protocol::Http1, Protocol::Http2];
 
+/// The same of what is done a thousand times at once.
+pub(crate) const PATIENCE_WITH_MANY: Duration = Duration::from_secs(180);
+
 /// Waits until `check` gives something.
-pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, check: impl AsyncFnMut() -> Option<T>) -> T {
+    until_within(PATIENCE, what, check).await
+}
+
+/// Waits this long until `check` gives something.
+pub(crate) async fn until_within<T>(
+    patience: Duration,
+    what: &str,
+    mut check: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = check().await {
             return found;
         }
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(start.elapsed() < patience, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

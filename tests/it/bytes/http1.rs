@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::script::{Story, stories};
-use super::{Request, is_sane, requests};
-use crate::support::{App, Gateway, Provider, Raw};
+use super::{Behind, Request, requests};
+use crate::support::{Gateway, Protocol, Provider, Raw};
 
 /// What comes of a stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,8 +50,8 @@ fn statuses(mut bytes: &[u8]) -> Vec<u16> {
 }
 
 /// Sends a stream, in pieces of this size, and then, where the connection stays, one request more.
-async fn play(gateway: &Gateway, app: &App, story: &Story, piece: usize) -> Outcome {
-    let before = app.seen().len();
+async fn play(gateway: &Gateway, app: &Behind, story: &Story, piece: usize) -> Outcome {
+    let before = app.count();
     let mut client = Raw::open(gateway).await;
     let expected = Outcome::parse(story.outcomes().next().unwrap());
     for piece in story.bytes().chunks(piece) {
@@ -68,26 +68,19 @@ async fn play(gateway: &Gateway, app: &App, story: &Story, piece: usize) -> Outc
         let (next, _) = client.bytes_until(|bytes| !statuses(bytes).is_empty()).await;
         closes = closed || statuses(&next) != [200];
     }
-    let mut seen: Vec<_> = app.seen().drain(before..).collect();
+    let mut seen = app.since(before, &story.title);
     if !closes {
         seen.pop_if(|seen| seen.target == "/next");
     }
-    for seen in &seen {
-        is_sane(seen, &story.title);
-    }
-    let seen = seen.into_iter().map(Request::of).collect();
     Outcome { statuses: statuses(&came), closes, seen }
 }
 
-async fn play_all(piece: usize) {
+async fn play_all(piece: usize, upstream: Protocol) {
     let provider = Provider::start().await;
-    let app = App::plain().await;
-    let gateway = Gateway::with(&provider)
-        .limits("header_time = \"2s\"")
-        .limits("body_time = \"1s\"")
-        .route_with("/", &app, r#"access = "public""#)
-        .start()
-        .await;
+    let app = Behind::asked_in(upstream).await;
+    let builder =
+        Gateway::with(&provider).limits("header_time = \"2s\"").limits("body_time = \"1s\"");
+    let gateway = app.route(builder).start().await;
     let mut wrong = String::new();
     let stories = stories(include_str!("http1.txt"));
     for story in &stories {
@@ -108,13 +101,22 @@ async fn play_all(piece: usize) {
 /// connection, and what the app gets, for each stream.
 #[tokio::test]
 async fn every_stream_of_bytes_has_its_answer() {
-    play_all(usize::MAX).await;
+    play_all(usize::MAX, Protocol::Http1).await;
 }
 
 /// The network cuts a stream wherever it likes.
 #[tokio::test]
 async fn every_stream_of_bytes_has_its_answer_however_it_is_cut() {
     for piece in [1, 7] {
-        play_all(piece).await;
+        play_all(piece, Protocol::Http1).await;
+    }
+}
+
+/// The app is asked in HTTP/2: no stream of HTTP/1.1 becomes two requests there either (CVE-2021-33193
+/// and its kin).
+#[tokio::test]
+async fn every_stream_of_bytes_has_its_answer_before_an_app_of_http2() {
+    for piece in [usize::MAX, 7] {
+        play_all(piece, Protocol::Http2).await;
     }
 }

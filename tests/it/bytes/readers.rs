@@ -9,13 +9,13 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::support::app::Seen;
 use crate::support::free_port;
+use crate::support::nginx::Nginx;
 use crate::support::program::{Program, repository};
 
 /// What somebody reads in a request. Bytes are the letters of Latin-1.
@@ -68,8 +68,7 @@ impl Reading {
 pub(super) struct Readers {
     /// Their names and ports.
     ports: [(&'static str, u16); 3],
-    _programs: [Program; 2],
-    _directory: TempDir,
+    _programs: (Program, Nginx),
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -87,18 +86,11 @@ impl Readers {
         let mut in_python = Program::start(&mut command, "install Debian's python3");
         let (hyper, reads) = hyper().await;
         let (scgi, tells) = scgi().await;
-        let directory = TempDir::new().unwrap();
-        let conf = directory.path().join("nginx.conf");
-        std::fs::write(&conf, nginx_conf(nginx, scgi, &directory)).unwrap();
-        let mut command = Command::new("nginx");
-        command.arg("-e").arg("stderr").arg("-p").arg(directory.path()).arg("-c").arg(&conf);
-        let mut in_nginx = Program::start(&mut command, "install Debian's nginx");
+        let in_nginx = Nginx::start(nginx, |_| handing_on(nginx, scgi)).await;
         in_python.listens(python).await;
-        in_nginx.listens(nginx).await;
         Self {
             ports: [("hyper", hyper), ("nginx", nginx), ("http.server", python)],
-            _programs: [in_python, in_nginx],
-            _directory: directory,
+            _programs: (in_python, in_nginx),
             tasks: [reads, tells],
         }
     }
@@ -176,21 +168,13 @@ async fn hyper() -> (u16, JoinHandle<()>) {
 
 /// nginx has read a request when it hands it on, as SCGI: a netstring of names and values, and
 /// the body.
-fn nginx_conf(port: u16, scgi: u16, directory: &TempDir) -> String {
-    let at = directory.path().display();
-    let places: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|name| format!("{name}_temp_path {at}/{name};\n"))
-        .collect();
+fn handing_on(port: u16, scgi: u16) -> String {
     format!(
-        "daemon off; worker_processes 1; pid {at}/pid; error_log stderr error;\n\
-         events {{ worker_connections 512; }}\n\
-         http {{ access_log off; client_max_body_size 0; large_client_header_buffers 8 128k;\n\
-         underscores_in_headers on; ignore_invalid_headers off;\n{places}\
+        "large_client_header_buffers 8 128k; underscores_in_headers on; ignore_invalid_headers off;\n\
          server {{ listen 127.0.0.1:{port}; location / {{\n\
          scgi_param CONTENT_LENGTH $content_length; scgi_param SCGI 1;\n\
          scgi_param REQUEST_METHOD $request_method; scgi_param REQUEST_URI $request_uri;\n\
-         scgi_pass 127.0.0.1:{scgi}; }} }} }}\n"
+         scgi_pass 127.0.0.1:{scgi}; }} }}\n"
     )
 }
 

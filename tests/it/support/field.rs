@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -15,10 +16,12 @@ use super::gateway::{Builder, Gateway};
 use super::jar::{From, Jar};
 use super::provider::Scripted;
 use super::wire::{Answer, Ask, Connection, Protocol};
-use super::{free_port, until};
+use super::{PATIENCE_WITH_MANY, free_port, until_within};
 
 /// How long the app takes where it is slow.
-const SLOW: std::time::Duration = std::time::Duration::from_millis(20);
+const SLOW: Duration = Duration::from_millis(20);
+/// Between two answers of those that it scatters.
+const APART: Duration = Duration::from_millis(6);
 /// The name of the session's cookie.
 pub(crate) const COOKIE: &str = "__Host-session";
 /// The secret that gateways begin with.
@@ -61,9 +64,12 @@ impl Field {
             .route("/", &self.app)
             .route_with("/token", &self.app, "access_token = true")
             .route_with("/public", &self.app, "access = \"public\"")
-            // Hundreds of connections at once on a busy machine: some say nothing for a while.
-            .limits("header_time = \"2m\"")
-            .limits("handshake_time = \"2m\"")
+            // A thousand connections on a busy machine: some say nothing for minutes, and the app
+            // answers nobody before the last one has asked.
+            .limits("header_time = \"5m\"")
+            .limits("handshake_time = \"5m\"")
+            .limits("idle_time = \"5m\"")
+            .limits("response_time = \"5m\"")
             .session(&secrets(&[OLD]))
             .session(session);
         match redis {
@@ -98,7 +104,7 @@ impl Field {
 
     /// From now on the app answers what was held back.
     pub(crate) async fn release(&self, expected: usize) {
-        until("everybody is at the app", async || {
+        until_within(PATIENCE_WITH_MANY, "everybody is at the app", async || {
             (self.gate.there.load(Ordering::SeqCst) >= expected).then_some(())
         })
         .await;
@@ -139,15 +145,19 @@ pub(crate) fn keys(profile: &Value) -> BTreeSet<usize> {
 }
 
 /// `/…/set/7` sets the key `k7` and adds one to `n`; with `/held/` it waits for the gate, with
-/// `/slow/` a moment.
+/// `/scattered/7/` for the gate and then for its turn, with `/slow/` a moment.
 async fn app(gate: Arc<Gate>) -> App {
     App::start_later(move |seen| {
         let gate = gate.clone();
         async move {
-            if seen.target.contains("/held/") {
+            let scattered = seen.target.split_once("/scattered/").map(|(_, rest)| rest);
+            if seen.target.contains("/held/") || scattered.is_some() {
                 let mut open = gate.open.subscribe();
                 gate.there.fetch_add(1, Ordering::SeqCst);
                 let _ = open.wait_for(|open| *open).await;
+            }
+            if let Some(turn) = scattered.and_then(|rest| rest.split('/').next()) {
+                tokio::time::sleep(APART * turn.parse().unwrap()).await;
             }
             if seen.target.contains("/slow/") {
                 tokio::time::sleep(SLOW).await;
@@ -191,7 +201,8 @@ impl Asker {
             Some(connection) if connection.is_ready().await => connection,
             _ => Connection::open(&url, self.protocol).await.map_err(say).ok()?,
         };
-        let answer = connection.ask(&url, ask).await.map_err(say).ok()?;
+        let answer = connection.ask_within(PATIENCE_WITH_MANY, &url, ask).await;
+        let answer = answer.map_err(say).ok()?;
         self.connection = Some(connection);
         Some(answer)
     }

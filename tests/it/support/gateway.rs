@@ -180,14 +180,6 @@ impl Gateway {
         self.reachable(true).await;
     }
 
-    /// Changes the line of its file that begins so; a restart will read it.
-    pub(crate) fn rewrite(&self, beginning: &str, line: &str) {
-        let file = self.directory.path().join("gateway.toml");
-        let text = fs::read_to_string(&file).unwrap();
-        let lines = text.lines().map(|old| if old.starts_with(beginning) { line } else { old });
-        fs::write(&file, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
-    }
-
     /// Kilobytes of memory that the process holds.
     pub(crate) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

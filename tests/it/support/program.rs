@@ -55,8 +55,20 @@ impl Program {
 
     /// Asks it to end (SIGTERM), and waits until it has.
     pub(crate) fn terminate(&mut self, limit: Duration) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        self.signal("TERM");
         self.wait(limit);
+    }
+
+    /// Sends it a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let _ = Command::new("/bin/kill").args(["-s", name, &pid]).status();
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) {
+        let name = self.name.clone();
+        until(&format!("{name} ends"), async || self.child.try_wait().unwrap()).await;
     }
 
     /// Gives it this long to end by itself.

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, LOCATION, SET_COOKIE};
@@ -333,12 +334,22 @@ impl Connection {
 
     /// One exchange.
     pub(crate) async fn ask(&self, url: &Url, ask: Ask) -> Result<Answer, hyper::Error> {
+        self.ask_within(PATIENCE, url, ask).await
+    }
+
+    /// One exchange, in this time.
+    pub(crate) async fn ask_within(
+        &self,
+        patience: Duration,
+        url: &Url,
+        ask: Ask,
+    ) -> Result<Answer, hyper::Error> {
         let exchange = async {
             let response = self.start(url, ask).await?;
             Answer::read(url.clone(), response).await
         };
-        let late = || panic!("no answer within {PATIENCE:?}: {url}");
-        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| late())
+        let late = || panic!("no answer within {patience:?}: {url}");
+        tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_| late())
     }
 }
 
