@@ -5,20 +5,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those it may use. What is not here is used by nobody and uses what it likes.
-const MAY_USE: [(&str, &[&str]); 20] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("body", &[]),
     ("clock", &[]),
     ("config", &["clock"]),
     ("digits", &[]),
     ("keepalive", &[]),
-    ("outbox", &[]),
+    ("lock", &[]),
+    ("outbox", &["lock"]),
     ("error", &[]),
     ("peer", &[]),
     ("room", &[]),
-    ("session", &["clock", "config"]),
-    ("upstream", &["body", "config", "digits", "keepalive", "outbox"]),
+    ("session", &["clock", "config", "lock"]),
+    ("upstream", &["body", "config", "digits", "keepalive", "lock", "outbox"]),
     ("page", &["body", "error"]),
-    ("observe", &["body", "config", "digits", "error", "session"]),
+    ("observe", &["body", "config", "digits", "error", "lock", "session"]),
     ("access", &["config", "page", "session"]),
     ("route", &["config", "digits", "error", "login"]),
     (
@@ -28,7 +29,10 @@ const MAY_USE: [(&str, &[&str]); 20] = [
             "upstream",
         ],
     ),
-    ("login", &["body", "clock", "config", "digits", "error", "observe", "peer", "session"]),
+    (
+        "login",
+        &["body", "clock", "config", "digits", "error", "lock", "observe", "peer", "session"],
+    ),
     (
         "gateway",
         &[
@@ -45,6 +49,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
             "error",
             "gateway",
             "keepalive",
+            "lock",
             "login",
             "observe",
             "outbox",
@@ -55,7 +60,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
             "upstream",
         ],
     ),
-    ("demo", &["clock", "config", "observe", "server"]),
+    ("demo", &["clock", "config", "lock", "observe", "server"]),
 ];
 
 /// Every source file, with its path below `src`.

@@ -65,6 +65,7 @@ pub mod demo;
 pub mod digits;
 pub mod error;
 pub mod keepalive;
+pub mod lock;
 pub mod outbox;
 pub mod peer;
 pub mod room;

@@ -4,12 +4,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::lifetime::Lifetimes;
 use super::logouts::Fate;
 use super::{Memory, Session, SessionId};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// A session that was alive when somebody began to follow it.
 pub struct Followed {
@@ -57,13 +58,13 @@ pub(super) struct LastUses {
 impl LastUses {
     /// A request has used the session.
     pub(super) fn used(&self, id: SessionId, now: Timestamp) {
-        if let Some(last_use) = self.lock().get(&id).and_then(Weak::upgrade) {
+        if let Some(last_use) = lock(&self.followed).get(&id).and_then(Weak::upgrade) {
             last_use.fetch_max(now.0, Relaxed);
         }
     }
 
     fn follow(&self, id: SessionId, touched_at: Timestamp) -> Arc<AtomicU64> {
-        let mut followed = self.lock();
+        let mut followed = lock(&self.followed);
         let last_use = followed.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
             let new = Arc::default();
             followed.insert(id, Arc::downgrade(&new));
@@ -74,15 +75,11 @@ impl LastUses {
     }
 
     fn unfollow(&self, id: SessionId, last_use: &Arc<AtomicU64>) {
-        let mut followed = self.lock();
+        let mut followed = lock(&self.followed);
         // The last one: further ones are made under this lock only.
         if Arc::strong_count(last_use) == 1 {
             followed.remove(&id);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Weak<AtomicU64>, ahash::RandomState>> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,6 +129,6 @@ mod tests {
         memory.last_uses().used(session().id, Timestamp(190));
         assert!(other.is_alive(Timestamp(289)));
         drop(other);
-        assert!(memory.last_uses().lock().is_empty());
+        assert!(lock(&memory.last_uses().followed).is_empty());
     }
 }
