@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those it may use. What is not here is used by nobody and uses what it likes.
-const MAY_USE: [(&str, &[&str]); 20] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("body", &[]),
     ("clock", &[]),
     ("config", &["clock"]),
@@ -15,6 +15,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ("outbox", &["lock"]),
     ("error", &[]),
     ("peer", &[]),
+    ("room", &[]),
     ("session", &["clock", "config", "lock"]),
     ("upstream", &["body", "config", "digits", "keepalive", "lock", "outbox"]),
     ("page", &["body", "error"]),
@@ -23,7 +24,10 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ("route", &["config", "digits", "error", "login"]),
     (
         "forward",
-        &["body", "clock", "config", "digits", "error", "outbox", "peer", "session", "upstream"],
+        &[
+            "body", "clock", "config", "digits", "error", "outbox", "peer", "room", "session",
+            "upstream",
+        ],
     ),
     (
         "login",
@@ -33,7 +37,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
         "gateway",
         &[
             "access", "body", "clock", "config", "error", "forward", "login", "observe", "outbox",
-            "page", "peer", "route", "session", "upstream",
+            "page", "peer", "room", "route", "session", "upstream",
         ],
     ),
     (

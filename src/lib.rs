@@ -68,6 +68,7 @@ pub mod keepalive;
 pub mod lock;
 pub mod outbox;
 pub mod peer;
+pub mod room;
 
 #[cfg(test)]
 mod house;
