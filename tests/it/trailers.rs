@@ -5,10 +5,12 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
+use crate::support::field::{OLD, secrets};
 use crate::support::jar::From;
+use crate::support::redis::Server;
 use crate::support::wire::Connection;
 use crate::support::{
-    Answer, App, Ask, Browser, Gateway, PROTOCOLS, Protocol, Provider, Raw, Reply, until,
+    Answer, App, Ask, Browser, Gateway, PROTOCOLS, Protocol, Provider, Raw, Reply, free_port, until,
 };
 
 /// Asks with the browser's cookies on a connection of its own, and is not there for the answer
@@ -31,8 +33,22 @@ async fn sees(browser: &Browser, app: &App, member: &str, expected: &serde_json:
     .await;
 }
 
-#[tokio::test]
-async fn an_update_in_a_trailer_is_kept_and_the_browser_is_told_nothing_of_it() {
+/// A gateway with one route to the app, and what stores its sessions: cookies, or this Redis.
+async fn gateway(provider: &Provider, app: &App, redis: Option<&Server>) -> Gateway {
+    let builder = Gateway::with(provider).route("/", app);
+    let builder = match redis {
+        Some(server) => builder.session(&kept_in(server)),
+        None => builder,
+    };
+    builder.start().await
+}
+
+/// The lines of `[session]` and of what follows.
+fn kept_in(server: &Server) -> String {
+    format!("{}\n[session.redis]\n{}", secrets(&[OLD]), server.toml())
+}
+
+async fn keep_what_trailers_say(redis: Option<&Server>) {
     for protocol in PROTOCOLS {
         let provider = Provider::start().await;
         let app = App::start(|seen| match seen.path() {
@@ -46,7 +62,7 @@ async fn an_update_in_a_trailer_is_kept_and_the_browser_is_told_nothing_of_it() 
             _ => Reply::new(200),
         })
         .await;
-        let gateway = Gateway::with(&provider).route("/", &app).start().await;
+        let gateway = gateway(&provider, &app, redis).await;
         let zoe = gateway.browser_over(protocol);
         zoe.log_in("zoe", "/").await;
 
@@ -59,12 +75,23 @@ async fn an_update_in_a_trailer_is_kept_and_the_browser_is_told_nothing_of_it() 
 
         let next = zoe.fetch("/").await;
         assert_eq!(app.last().session().unwrap()["theme"], "dark");
-        assert!(next.set_cookie("__Host-session").is_some(), "the newer cookie comes later");
+        // The newer cookie comes later; a ticket is as good as it was.
+        assert_eq!(next.set_cookie("__Host-session").is_some(), redis.is_none());
         assert!(gateway.metric("vestibule_session_updates_applied_total").await == 1);
 
         zoe.fetch("/end").await;
         assert_eq!(zoe.fetch("/").await.status, 401);
     }
+}
+
+#[tokio::test]
+async fn an_update_in_a_trailer_is_kept_and_the_browser_is_told_nothing_of_it() {
+    keep_what_trailers_say(None).await;
+}
+
+#[tokio::test]
+async fn an_update_in_a_trailer_is_kept_in_redis() {
+    keep_what_trailers_say(Some(&Server::start().await)).await;
 }
 
 #[tokio::test]
@@ -95,8 +122,7 @@ async fn a_bad_update_in_a_trailer_is_refused_like_one_in_the_header() {
     assert!(app.last().session().unwrap().get("theme").is_none());
 }
 
-#[tokio::test]
-async fn slow_updates_whose_clients_have_left_are_all_kept() {
+async fn keep_what_comes_too_late(redis: Option<&Server>) {
     const CLIENTS: usize = 50;
     for protocol in PROTOCOLS {
         let provider = Provider::start().await;
@@ -111,7 +137,7 @@ async fn slow_updates_whose_clients_have_left_are_all_kept() {
             }
         })
         .await;
-        let gateway = Gateway::with(&provider).route("/", &app).start().await;
+        let gateway = gateway(&provider, &app, redis).await;
         let zoe = gateway.browser();
         zoe.log_in("zoe", "/").await;
 
@@ -139,6 +165,41 @@ async fn slow_updates_whose_clients_have_left_are_all_kept() {
             (lines == CLIENTS).then_some(())
         };
         until("each request has its line", lines).await;
+    }
+}
+
+#[tokio::test]
+async fn slow_updates_whose_clients_have_left_are_all_kept() {
+    keep_what_comes_too_late(None).await;
+}
+
+#[tokio::test]
+async fn slow_updates_whose_clients_have_left_are_all_kept_in_redis() {
+    keep_what_comes_too_late(Some(&Server::start().await)).await;
+}
+
+/// Late as they are, another gateway sees them as soon as their response has ended.
+#[tokio::test]
+async fn an_update_in_a_trailer_is_seen_on_another_gateway_at_once() {
+    let (server, provider) = (Server::start().await, Provider::start().await);
+    let app = App::start(|seen| match seen.path() {
+        "/set" => Reply::new(200).body("x").trailer("X-Session-Update", r#"{"n":{"$add":1}}"#),
+        _ => Reply::new(200),
+    })
+    .await;
+    let here = gateway(&provider, &app, Some(&server)).await;
+    let there = Gateway::with(&provider).port(free_port()).route("/", &app);
+    let there = there.session(&kept_in(&server)).start().await;
+    for protocol in PROTOCOLS {
+        let zoe = here.browser_over(protocol);
+        zoe.log_in("zoe", "/").await;
+        let elsewhere = Browser::at(&there.url, protocol);
+        *elsewhere.jar() = zoe.jar().clone();
+        for round in 1..=20 {
+            let (one, other) = if round % 2 == 0 { (&zoe, &elsewhere) } else { (&elsewhere, &zoe) };
+            assert_eq!(one.fetch("/set").await.text(), "x");
+            assert_eq!(other.profile().await.unwrap()["n"], round, "{protocol:?}");
+        }
     }
 }
 
