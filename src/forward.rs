@@ -31,7 +31,7 @@ use crate::outbox::Outbox;
 use crate::peer::ClientCertificate;
 use crate::session::update::UpdateRefused;
 use crate::session::{Opened, SessionUpdate, Sessions, cookie};
-use crate::upstream::{Directory, Switched, UpstreamError, Upstreams};
+use crate::upstream::{Directory, Http2Error, Switched, UpstreamError, Upstreams};
 
 mod close_frame;
 mod delivery;
@@ -326,6 +326,12 @@ fn failure(error: UpstreamError) -> Failure {
             StatusCode::GATEWAY_TIMEOUT,
             "app_timeout",
             "The app took too long to answer. Try again in a moment.",
+        )
+        .because(error),
+        UpstreamError::Http2 { source: Http2Error::Handshake, .. } => Failure::new(
+            StatusCode::BAD_REQUEST,
+            "bad_handshake",
+            "The request does not ask for a WebSocket as it should.",
         )
         .because(error),
         error => bad_gateway(error),

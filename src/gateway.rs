@@ -165,8 +165,13 @@ impl Gateway {
                     self.login.admit(seen.client)?;
                 }
                 if endpoint.looks_at_session() {
-                    let loaded = self.sessions.load(&head.headers, now).await;
-                    *visit = loaded.map_err(sessions_unavailable)?;
+                    *visit = match self.sessions.load(&head.headers, now).await {
+                        Ok(visit) => visit,
+                        Err(error) if endpoint == Endpoint::Logout => {
+                            self.sessions.end_unread(&head.headers, now, &error)
+                        }
+                        Err(error) => return Err(sessions_unavailable(error)),
+                    };
                 }
                 // Boxed, as all that is rare: a request's future is moved and kept by hyper, and
                 // would be five times as large.
@@ -215,15 +220,21 @@ impl Gateway {
         let Destination { route: index, origin, peer, certificate } = to;
         let certificate = certificate.as_deref();
         let way = Way { route: index, origin, peer, request_id: id.as_str(), certificate };
+        visit.spare_cookies();
         let answer = self.forward.send(request, way, visit.opened(), &whole).await;
         seen.upstream = Some(sent.elapsed());
         let outcome = match answer {
             Ok(Answer { response, update }) => {
+                let mut over = None;
                 if let Some(update) = update {
-                    Box::pin(self.commit(update, &mut visit, route, id)).await;
+                    let asked_for = visit.opened().cloned();
+                    let refused = Box::pin(self.commit(update, &mut visit, route, id)).await;
+                    // It ended before: so does what was meant for it.
+                    over = asked_for.filter(|_| refused == Some(UpdateRefused::NoSession));
                 }
                 let later = || self.clone().commit_later(&visit, route, id);
-                Ok(self.forward.deliver(response, way, visit.opened(), later))
+                let opened = visit.opened().or(over.as_ref());
+                Ok(self.forward.deliver(response, way, opened, later))
             }
             Err(failure) => Err(failure),
         };
@@ -257,34 +268,42 @@ impl Gateway {
     /// browser with the next response.
     fn commit_later(self: Rc<Self>, visit: &Visit, route: RouteLabel, id: RequestId) -> Later {
         let mut visit = visit.without_cookies();
-        let commit = move |update| async move { self.commit(update, &mut visit, route, id).await };
+        let commit = move |update| async move {
+            self.commit(update, &mut visit, route, id).await;
+        };
         Box::new(move |update| Box::pin(commit(update)))
     }
 
     /// Makes the change that an app asked for. One that is refused changes nothing, and the app's
-    /// response passes: the app has already acted.
+    /// response passes: the app has already acted. Says why it was refused.
     async fn commit(
         &self,
         update: Result<SessionUpdate, UpdateRefused>,
         visit: &mut Visit,
         route: RouteLabel,
         id: RequestId,
-    ) {
+    ) -> Option<UpdateRefused> {
         let committed = match update {
             Ok(update) => {
                 self.sessions.commit(visit, Change::Update(update), Timestamp::now()).await
             }
             Err(refused) => Err(refused.into()),
         };
-        let Err(refused) = committed else { return self.metrics.update_applied() };
-        let (route, request_id) = (self.names.route(route), id.as_str());
-        let Some(reason) = refused.reason() else {
-            self.metrics.update_lost();
-            return tracing::error!(route, request_id, error = %refused, "an update was lost");
+        let Err(refused) = committed else {
+            self.metrics.update_applied();
+            return None;
         };
-        self.metrics.update_refused(reason);
-        let reason = reason.reason();
-        tracing::warn!(route, reason, request_id, "an app's X-Session-Update was refused");
+        let (route, request_id) = (self.names.route(route), id.as_str());
+        let why = refused.reason();
+        if let Some(why) = why {
+            self.metrics.update_refused(why);
+            let reason = why.reason();
+            tracing::warn!(route, reason, request_id, "an app's X-Session-Update was refused");
+        } else {
+            self.metrics.update_lost();
+            tracing::error!(route, request_id, error = %refused, "an update was lost");
+        }
+        why
     }
 
     /// Ends when no request goes on without its client, and no refresh.

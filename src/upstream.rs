@@ -14,6 +14,7 @@
 //! | `http2` | how are many requests sent over one connection? |
 //! | `pool` | which connection is used again, and when is it free? |
 //! | `http1` | what is said over one? |
+//! | `switched`, `websocket` | what becomes of one that is no longer HTTP? |
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -35,6 +36,8 @@ pub mod http1;
 mod http2;
 mod names;
 mod pool;
+mod switched;
+pub mod websocket;
 mod witness;
 
 use balance::{Balance, Except, Member, UnderWay, spread};
@@ -42,9 +45,10 @@ use channel::Channel;
 use condition::{Condition, Fault};
 pub use directory::{Directory, Numbers};
 use directory::{Entry, Known};
-pub use http1::{ExchangeError, Switched};
+pub use http1::ExchangeError;
 pub use http2::Http2Error;
 use pool::NoResponse;
+pub use switched::Switched;
 use witness::Witness;
 
 /// Why there is no response from an upstream.
@@ -93,9 +97,9 @@ pub enum UpstreamError {
 impl UpstreamError {
     /// Whether nothing was sent, for the request itself cannot be.
     fn is_refusal(&self) -> bool {
-        let refusal =
-            |source: &Http2Error| matches!(source, Http2Error::Upgrade | Http2Error::Request);
-        matches!(self, Self::Http2 { source, .. } if refusal(source))
+        use Http2Error::{Handshake, NoWebSockets, Request};
+        let Self::Http2 { source, .. } = self else { return false };
+        matches!(source, Request | Handshake | NoWebSockets)
     }
 }
 

@@ -14,8 +14,6 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
 
 use super::close_frame::{Frames, SESSION_ENDED};
@@ -23,7 +21,7 @@ use super::headers::list;
 use super::live::Open;
 use crate::body::Body;
 use crate::peer::Tunnel;
-use crate::upstream::Switched;
+use crate::upstream::{Switched, websocket};
 
 /// How long a frame under way may take to end when the session has.
 const FRAME_TIME: Duration = Duration::from_millis(300);
@@ -52,7 +50,7 @@ pub(super) fn wanted<B>(request: &mut Request<B>) -> Option<Wanted> {
         _ => return None,
     };
     let browser = hyper::upgrade::on(request);
-    Some(Wanted { browser, over_http2: tunnel.map(|tunnel| (tunnel, key())) })
+    Some(Wanted { browser, over_http2: tunnel.map(|tunnel| (tunnel, websocket::key())) })
 }
 
 impl Wanted {
@@ -69,8 +67,8 @@ impl Wanted {
     /// Whether an app that switches protocols switches to this WebSocket.
     pub(super) fn is_agreed(&self, response: &HeaderMap) -> bool {
         let accepts = |(_, key): &(Tunnel, HeaderValue)| {
-            let accept = response.get(SEC_WEBSOCKET_ACCEPT);
-            accept.is_some_and(|accept| accept.as_bytes() == accepted(key).as_bytes())
+            let accepted = websocket::accepted(key);
+            accepted.is_some_and(|accepted| response.get(SEC_WEBSOCKET_ACCEPT) == Some(&accepted))
         };
         names(response, UPGRADE, b"websocket") && self.over_http2.as_ref().is_none_or(accepts)
     }
@@ -102,23 +100,6 @@ impl Wanted {
 fn write(fields: &mut HeaderMap) {
     fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
-}
-
-/// RFC 6455, section 4.1: 16 bytes that nobody has foreseen.
-fn key() -> HeaderValue {
-    let mut bytes = [0; 16];
-    // It is no secret: a key of zeros does as well.
-    let _ = SystemRandom::new().fill(&mut bytes);
-    let key = base64_simd::STANDARD.encode_to_string(bytes);
-    HeaderValue::try_from(key).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-/// What who understands WebSockets makes of a key (RFC 6455, section 4.2.2).
-fn accepted(key: &HeaderValue) -> String {
-    let mut hash = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
-    hash.update(key.as_bytes());
-    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    base64_simd::STANDARD.encode_to_string(hash.finish())
 }
 
 /// Joins the two connections once both have changed, until either side ends, or the session that
@@ -274,14 +255,6 @@ mod tests {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.unwrap();
         bytes
-    }
-
-    /// The example of RFC 6455, section 1.3.
-    #[test]
-    fn a_key_is_accepted_as_the_standard_says() {
-        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(accepted(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_ne!(super::key(), super::key());
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,7 +33,12 @@ impl Login {
                 }
                 let id_token = session.tokens.id_token.clone();
                 self.metrics.login(LoginOutcome::LoggedOut);
-                self.provider_logout(&return_to, &id_token, asked)
+                self.provider_logout(&return_to, Some(&id_token), asked)
+            }
+            // Its tokens stay unread.
+            None if visit.ended_unread() => {
+                self.metrics.login(LoginOutcome::LoggedOut);
+                self.provider_logout(&return_to, None, asked)
             }
             None => None,
         };
@@ -49,7 +54,7 @@ impl Login {
     fn provider_logout(
         &self,
         return_to: &ReturnTo,
-        id_token: &str,
+        id_token: Option<&str>,
         asked: Asked<'_>,
     ) -> Option<String> {
         let discovered = self.provider.discovered().ok()?;
@@ -57,7 +62,7 @@ impl Login {
         let back = return_to.on(asked.origin);
         let url = match discovered.metadata.logout()? {
             LogoutAddress::EndSession(mut url) => {
-                if id_token.len() <= LONGEST_HINT {
+                if let Some(id_token) = id_token.filter(|token| token.len() <= LONGEST_HINT) {
                     url.query_pairs_mut().append_pair("id_token_hint", id_token);
                 }
                 url.query_pairs_mut()

@@ -87,6 +87,16 @@ pub(super) enum Next {
 }
 
 impl Edit {
+    /// Whether `session` ends of it.
+    pub(super) fn ends(&self, session: &Session) -> bool {
+        match self {
+            Self::Update(update) => {
+                update.wants_end() && matches!(update.apply(session), Ok(Outcome::End))
+            }
+            Self::Refresh(..) => false,
+        }
+    }
+
     /// What becomes of `session`.
     pub(super) fn apply(&self, session: &Session) -> Result<Next, UpdateRefused> {
         match self {

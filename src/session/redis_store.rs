@@ -21,6 +21,7 @@
 //! answers. The names of writes stand beside the record for a few seconds, so that none is made twice.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,6 +80,8 @@ pub(super) struct RedisStore {
     saver: Rc<Saver>,
     index: Rc<Index>,
     leases: Leases,
+    /// Sessions that have ended, and are still to be removed.
+    ending: Rc<RefCell<HashSet<SessionId>>>,
     /// For logouts that are tried again.
     endings: Arc<Semaphore>,
     cache: RefCell<Cache<Ticket>>,
@@ -103,6 +106,7 @@ impl RedisStore {
             tickets: Tickets::new(name, sealer),
             index,
             leases,
+            ending: Rc::default(),
             endings: Arc::new(Semaphore::new(MOST_ENDINGS)),
             saver: Rc::new(Saver::new(records.clone(), lifetimes)),
             records,
@@ -112,14 +116,15 @@ impl RedisStore {
 
     /// The session that one of these cookies is a ticket to.
     pub(super) async fn load(&self, found: &Found<'_>) -> Result<Option<Held>, Unavailable> {
-        let ticket = match found.only() {
-            Some(text) => self.ticket(text),
-            None => found.candidates().iter().find_map(|text| self.ticket(text)),
-        };
-        match ticket {
+        match self.ticket_in(found) {
             Some(ticket) => self.read(&ticket).await,
             None => Ok(None),
         }
+    }
+
+    /// The session that one of these cookies names, whether or not it is there.
+    pub(super) fn named(&self, found: &Found<'_>) -> Option<SessionId> {
+        Some(self.ticket_in(found)?.id)
     }
 
     /// The newest version of the session; none if it has ended.
@@ -180,19 +185,29 @@ impl RedisStore {
     pub(super) async fn end(&self, id: SessionId, until: Timestamp) -> Result<(), Unavailable> {
         let first = self.records.end(id, until, Instant::now() + WRITE_TIME).await;
         if let Err(error) = &first {
-            tracing::error!(%error, "a session that ended could not be removed from Redis yet");
-            let records = self.records.clone();
-            tokio::task::spawn_local(async move {
-                while Timestamp::now() < until {
-                    tokio::time::sleep(END_AGAIN).await;
-                    if records.end(id, until, Instant::now() + WRITE_TIME).await.is_ok() {
-                        tracing::info!("a session that ended was removed from Redis");
-                        return;
-                    }
-                }
-            });
+            self.end_later(id, until, error);
         }
         first
+    }
+
+    /// Ends a session in the background, as soon as Redis is there, which it is not for this reason.
+    pub(super) fn end_later(&self, id: SessionId, until: Timestamp, error: &Unavailable) {
+        // Once, however often somebody wants it.
+        if !self.ending.borrow_mut().insert(id) {
+            return;
+        }
+        tracing::error!(%error, "a session that ended could not be removed from Redis yet");
+        let (records, ending) = (self.records.clone(), self.ending.clone());
+        tokio::task::spawn_local(async move {
+            while Timestamp::now() < until {
+                if records.end(id, until, Instant::now() + WRITE_TIME).await.is_ok() {
+                    tracing::info!("a session that ended was removed from Redis");
+                    break;
+                }
+                tokio::time::sleep(END_AGAIN).await;
+            }
+            ending.borrow_mut().remove(&id);
+        });
     }
 
     /// Ends the sessions that the provider has ended, once. While Redis is away it is tried again in
@@ -245,6 +260,13 @@ impl RedisStore {
             Read::Gone => None,
             Read::Same(opened) | Read::Newer(opened) => Some(Held { opened, text: None }),
         })
+    }
+
+    fn ticket_in(&self, found: &Found<'_>) -> Option<Rc<Ticket>> {
+        match found.only() {
+            Some(text) => self.ticket(text),
+            None => found.candidates().iter().find_map(|text| self.ticket(text)),
+        }
     }
 
     fn ticket(&self, text: &[u8]) -> Option<Rc<Ticket>> {

@@ -29,6 +29,7 @@ pub struct Visit {
     opened: Option<Rc<Opened>>,
     brought: Brought,
     write: Write,
+    ended_unread: bool,
 }
 
 #[derive(Default)]
@@ -76,6 +77,20 @@ impl Visit {
     #[must_use]
     pub fn without_cookies(&self) -> Self {
         Self { opened: self.opened.clone(), ..Self::default() }
+    }
+
+    /// Whether its session was ended though it could not be read.
+    pub fn ended_unread(&self) -> bool {
+        self.ended_unread
+    }
+
+    /// From here on something slow is waited for, and by its answer the browser may have the cookie of a
+    /// newer login. It could not be told from the dead one that this request brought: a cookie is
+    /// deleted by its name alone (RFC 6265, section 5.3). What is waited for may still end the session.
+    pub fn spare_cookies(&mut self) {
+        if matches!(self.write, Write::Delete) {
+            self.write = Write::Nothing;
+        }
     }
 
     /// The session with what is made of it once.
@@ -155,6 +170,24 @@ impl Sessions {
         Ok(visit)
     }
 
+    /// Ends the session that the request brings, for who wants to be signed out while the store cannot
+    /// be reached: here at once, in the store as soon as it is there.
+    pub fn end_unread(&self, request: &HeaderMap, now: Timestamp, error: &Unavailable) -> Visit {
+        let found = self.cookie.find(request);
+        let brought = found.brought;
+        let mut visit = Visit { brought, write: Write::Delete, ..Visit::default() };
+        if let Store::Redis(store) = &self.store
+            && let Some(id) = store.named(&found)
+        {
+            // It began some time ago: it could not be alive longer than one that begins now.
+            let until = self.lifetimes.end_after(now, now);
+            self.memory.end(id, until, now);
+            store.end_later(id, until, error);
+            visit.ended_unread = true;
+        }
+        visit
+    }
+
     /// Brings the session up to date: newer, touched, or gone.
     ///
     /// # Errors
@@ -195,7 +228,8 @@ impl Sessions {
     }
 
     /// Makes a change: every write goes through here. An update or a refresh is merged into the
-    /// newest version of the session, not into the one that the request came with.
+    /// newest version of the session, not into the one that the request came with. An end that an app
+    /// asks for is made, if not at once: here it holds, and the store is told as soon as it is there.
     ///
     /// # Errors
     /// When the change is refused; then nothing has changed.
@@ -214,6 +248,7 @@ impl Sessions {
             Change::Refresh { identity, tokens } => Edit::Refresh(identity, tokens),
         };
         let opened = visit.opened.clone().ok_or(CommitRefused::NoSession)?;
+        let ends = edit.ends(&opened.session);
         let made = match &self.store {
             _ if self.has_ended(&opened) => Err(CommitRefused::NoSession),
             Store::Cookie(store) => store.change(&opened, &edit, now),
@@ -223,6 +258,7 @@ impl Sessions {
             Ok(Made::Same) => {}
             Ok(Made::End) => self.end(visit, now).await?,
             Ok(Made::Held(held)) => visit.hold(Some(held)),
+            Err(CommitRefused::Unavailable(error)) if ends => self.end_later(visit, now, &error),
             Err(refused) => {
                 if matches!(refused, CommitRefused::NoSession) {
                     *visit = Visit { brought: visit.brought, ..Visit::default() };
@@ -326,15 +362,26 @@ impl Sessions {
 
     /// Ends the session that the visit has, and with it every copy of its cookie.
     async fn end(&self, visit: &mut Visit, now: Timestamp) -> Result<(), Unavailable> {
-        visit.write = Write::Delete;
-        let Some(opened) = visit.opened.take() else { return Ok(()) };
-        let (id, until) = (opened.session.id, self.lifetimes.end_of_copies(&opened.session, now));
-        // Here at once, whatever the store does.
-        self.memory.end(id, until, now);
-        match &self.store {
-            Store::Cookie(_) => Ok(()),
-            Store::Redis(store) => Box::pin(store.end(id, until)).await,
+        match (self.end_here(visit, now), &self.store) {
+            (Some((id, until)), Store::Redis(store)) => Box::pin(store.end(id, until)).await,
+            _ => Ok(()),
         }
+    }
+
+    /// The same while the store does not answer: it is told in the background.
+    fn end_later(&self, visit: &mut Visit, now: Timestamp, error: &Unavailable) {
+        if let (Some((id, until)), Store::Redis(store)) = (self.end_here(visit, now), &self.store) {
+            store.end_later(id, until, error);
+        }
+    }
+
+    /// What ends, and until when it is known here to have ended; at once, whatever the store does.
+    fn end_here(&self, visit: &mut Visit, now: Timestamp) -> Option<(SessionId, Timestamp)> {
+        visit.write = Write::Delete;
+        let opened = visit.opened.take()?;
+        let (id, until) = (opened.session.id, self.lifetimes.end_of_copies(&opened.session, now));
+        self.memory.end(id, until, now);
+        Some((id, until))
     }
 }
 

@@ -122,6 +122,11 @@ impl SessionUpdate {
         Ok(Self { steps, allowed: allowed.clone() })
     }
 
+    /// Whether its last word is that the session ends.
+    pub(super) fn wants_end(&self) -> bool {
+        matches!(self.steps.last(), Some(Step::End))
+    }
+
     /// What the whole update makes of `session`: all of its steps or none.
     pub fn apply(&self, session: &Session) -> Result<Outcome, UpdateRefused> {
         let mut data = session.data.clone();

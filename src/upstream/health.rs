@@ -78,11 +78,17 @@ impl Row {
 async fn ask(known: &Known, check: &HealthCheck) -> io::Result<()> {
     let (url, request) = (&known.upstream.url, request(known, check)?);
     let status = match &known.ways {
-        Ways::Http1(tls) | Ways::Either { http1: tls, .. } => {
-            ask_http1(connect(url, tls, check.timeout).await?, request).await?
+        Ways::Http1(reach) => ask_http1(connect(url, reach, check.timeout).await?, request).await?,
+        Ways::Http2(reach) => {
+            http2::ask(connect(url, reach, check.timeout).await?, url, request).await?
         }
-        Ways::Http2(tls) => {
-            http2::ask(connect(url, tls, check.timeout).await?, url, request).await?
+        Ways::Either { http2: reach, .. } => {
+            let stream = connect(url, reach, check.timeout).await?;
+            if stream.protocol() == Some(b"h2") {
+                http2::ask(stream, url, request).await?
+            } else {
+                ask_http1(stream, request).await?
+            }
         }
     };
     if check.allows(status) {

@@ -9,7 +9,6 @@
 //! | `chunked` | what is in a chunked body? |
 //! | `upload` | how does a request's body go out? |
 //! | `receiving` | how does a response's body come in? |
-//! | `switched` | what becomes of a connection that is no longer HTTP? |
 
 use std::io;
 use std::pin::Pin;
@@ -17,12 +16,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Switched;
 use super::connect::Stream;
 use crate::body::{Body, BodyError};
 use crate::outbox::{Outbox, Posted};
@@ -31,14 +31,12 @@ mod chunked;
 mod framing;
 mod head;
 mod receiving;
-mod switched;
 mod upload;
 
 pub use chunked::{BadChunk, Chunked, Piece};
 pub use framing::Framing;
 pub use head::Head;
 pub(super) use receiving::Receiving;
-pub use switched::Switched;
 use upload::Outgoing;
 pub(super) use upload::Upload;
 
@@ -154,6 +152,15 @@ impl Connection {
     /// The same as the kernel knows it: the worker learns a turn of its loop later what has come.
     pub(super) fn is_silent(&self) -> bool {
         self.wire.look(Stream::is_silent)
+    }
+
+    /// The connection as it is when it is no longer HTTP, unless something is yet to be sent.
+    pub(super) fn switch(mut self) -> Option<Switched> {
+        // Nothing is kept of the room for a head.
+        let early = Bytes::copy_from_slice(&std::mem::take(&mut self.read));
+        let wire = self.wire.clone();
+        drop(self);
+        wire.into_inner().map(|stream| Switched::new(stream, early))
     }
 
     /// Sends a request and awaits the head of the response, for `limit` after the last piece that

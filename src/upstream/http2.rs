@@ -8,6 +8,7 @@
 //! | `head` | how is a request said in HTTP/2? |
 //! | `upload` | how does a request's body go out? |
 //! | `receiving` | how does a response's body come in? |
+//! | `tunnel` | what becomes of a stream that is a WebSocket? |
 
 use std::cell::RefCell;
 use std::io;
@@ -17,15 +18,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::ResponseFuture;
-use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::header::{CONTENT_LENGTH, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
 use super::UpstreamError;
 use super::connect::{Reach, Stream, connect};
 use super::pool::NoResponse;
+use super::websocket;
 use crate::body::Body;
 use crate::config::Limits;
 use crate::config::value::UpstreamUrl;
@@ -33,6 +35,7 @@ use crate::config::value::UpstreamUrl;
 mod connection;
 mod head;
 mod receiving;
+mod tunnel;
 mod upload;
 
 use connection::{Connection, Seat};
@@ -54,9 +57,14 @@ pub enum Http2Error {
     /// The request cannot be said in HTTP/2.
     #[error("the request cannot be said in HTTP/2")]
     Request,
-    /// The request asks for another protocol on its connection.
-    #[error("a connection of HTTP/2 does not become a WebSocket")]
-    Upgrade,
+    /// The request asks for a WebSocket, and the upstream has not said that it takes any over HTTP/2.
+    #[error(
+        "its HTTP/2 takes no WebSockets: SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441) is not set"
+    )]
+    NoWebSockets,
+    /// The request asks for a WebSocket in another way than RFC 6455 says.
+    #[error("a WebSocket is asked for without a key, or with a body")]
+    Handshake,
 }
 
 /// What came in place of a response.
@@ -119,12 +127,13 @@ impl Http2 {
     /// Sends a request over a connection that there is, or over a new one.
     pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Failed> {
         let broken = |source| UpstreamError::Http2 { upstream: self.url.clone(), source };
-        if request.headers().contains_key(UPGRADE) {
-            return Err(Failed::sent(broken(Http2Error::Upgrade)));
-        }
         let (parts, body) = request.into_parts();
         let repeatable = matches!(body, Body::Empty) && parts.method.is_idempotent();
         let mut body = Outgoing::new(body);
+        let accepted = match handshake(&parts, &body) {
+            Ok(accepted) => accepted,
+            Err(error) => return Err(Failed::sent(broken(error))),
+        };
         let (mut tries, mut repeated) = (0, false);
         loop {
             let (seat, is_new) = match self.seat().await {
@@ -132,7 +141,7 @@ impl Http2 {
                 Err(refusal) => return Err(self.refused(refusal, parts, body)),
             };
             tries += 1;
-            match self.exchange(&parts, &mut body, seat).await {
+            match self.exchange(&parts, &mut body, accepted.as_ref(), seat).await {
                 Ok(response) => return Ok(response),
                 Err(None) => {
                     let (upstream, limit) = (self.url.clone(), self.response_time);
@@ -177,22 +186,32 @@ impl Http2 {
         }
     }
 
-    /// One try. Without a response in time there is no error.
+    /// One try, for a WebSocket if there is what its key is `accepted` with. Without a response in time
+    /// there is no error.
     async fn exchange(
         &self,
         parts: &Parts,
         body: &mut Outgoing,
+        accepted: Option<&HeaderValue>,
         seat: Seat,
     ) -> Result<Response<Body>, Option<Broken>> {
         let broken = |error| Some(Broken { error, unprocessed: false });
-        let head = head::write(parts, &self.url).ok_or_else(|| broken(Http2Error::Request))?;
-        let begun = seat.begin(head, body.is_nothing()).await;
+        let head = match accepted {
+            None => head::write(parts, &self.url),
+            Some(_) if seat.takes_websockets() => head::websocket(parts, &self.url),
+            Some(_) => return Err(broken(Http2Error::NoWebSockets)),
+        };
+        let head = head.ok_or_else(|| broken(Http2Error::Request))?;
+        let begun = seat.begin(head, body.is_nothing() && accepted.is_none()).await;
         let (response, stream): (ResponseFuture, SendStream<Bytes>) = begun.map_err(|error| {
             // Whatever is wrong with the connection: no stream of it was begun.
             seat.retire();
             Some(Broken { error: error.into(), unprocessed: true })
         })?;
-        let upload = body.start(stream);
+        let (upload, stream) = match accepted {
+            None => (body.start(stream), None),
+            Some(_) => (None, Some(stream)),
+        };
         let Some(outcome) = body.within_time(response, self.response_time).await else {
             // Whoever is late may be gone: those who come later do not wait for it.
             seat.retire();
@@ -208,6 +227,13 @@ impl Http2 {
             return Err(broken(Http2Error::Ambiguous));
         }
         body.settle();
+        if let (Some(accepted), Some(mut stream)) = (accepted, stream) {
+            if response.status().is_success() {
+                return Ok(tunnel::open(response, stream, accepted.clone(), seat.hold()));
+            }
+            // It declines, and hears no more of it.
+            let _ = stream.send_data(Bytes::new(), true);
+        }
         Ok(response.map(|stream| Receiving::begin(stream, upload, seat)))
     }
 
@@ -266,6 +292,15 @@ impl Failed {
     fn sent(error: UpstreamError) -> Self {
         Self::NoResponse(NoResponse::Sent(error))
     }
+}
+
+/// What the key of a request for a WebSocket is accepted with. Nothing else is an upgrade here.
+fn handshake(parts: &Parts, body: &Outgoing) -> Result<Option<HeaderValue>, Http2Error> {
+    if !parts.headers.contains_key(UPGRADE) {
+        return Ok(None);
+    }
+    let accepted = parts.headers.get(SEC_WEBSOCKET_KEY).and_then(websocket::accepted);
+    accepted.filter(|_| body.is_nothing()).map(Some).ok_or(Http2Error::Handshake)
 }
 
 /// Asks once over a connection of its own, for the status alone.

@@ -12,7 +12,7 @@ use http::{Request, Response, StatusCode};
 
 use super::UpstreamError;
 use super::connect::{Reach, connect};
-use super::http1::{Connection, ExchangeError, Failed, Head, Reached, Receiving, Switched, Upload};
+use super::http1::{Connection, ExchangeError, Failed, Head, Reached, Receiving, Upload};
 use crate::body::Body;
 use crate::config::Limits;
 use crate::config::value::UpstreamUrl;
@@ -147,7 +147,9 @@ impl Pool {
         *response.status_mut() = status;
         *response.headers_mut() = fields;
         if status == StatusCode::SWITCHING_PROTOCOLS {
-            Switched::put(connection, &mut response);
+            if let Some(switched) = connection.switch() {
+                switched.put(&mut response);
+            }
             return response;
         }
         let pool = self.clone();

@@ -118,10 +118,13 @@ async fn over_tls_the_handshake_says_which_protocol_is_spoken_unless_the_file_do
         }
         assert_eq!(browser.fetch("/wrong").await.status, 502);
     }
-    // A WebSocket needs a connection of HTTP/1.1 for itself.
+    // A WebSocket gets a connection of HTTP/1.1 for itself, unless the file says otherwise.
     let browser = gateway.browser_over(Protocol::Http1);
     for (path, answered) in [("/both", "HTTP/1.1"), ("/both-new", "")] {
-        let ask = Ask::fetch(path).header("connection", "upgrade").header("upgrade", "websocket");
+        let ask = Ask::fetch(path)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
         let answer = browser.ask(ask).await;
         if answered.is_empty() {
             assert_eq!(answer.status, 502);

@@ -63,7 +63,7 @@ async fn signed_in(app: &App) -> (Provider, Gateway, Browser) {
 }
 
 /// A handshake's answer, and the connection after it.
-async fn handshake(gateway: &Gateway, browser: &Browser, more: &str) -> (String, Raw) {
+pub(crate) async fn handshake(gateway: &Gateway, browser: &Browser, more: &str) -> (String, Raw) {
     let cookie = browser.cookie("__Host-session").unwrap_or_default();
     let mut client = Raw::open(gateway).await;
     let key = generate_key();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::authority::{Authority, Pair};
+use crate::support::http2_app::{self, Http2App, Http2Reply};
 use crate::support::wire::authority_of;
 use crate::support::{App, Ask, Gateway, PROTOCOLS, Provider, Raw, Reply, Stage, raw, until};
 
@@ -297,6 +298,33 @@ async fn an_upstream_may_have_an_authority_of_its_own_and_want_a_certificate() {
         assert_eq!(answer.status, *status, "{path}: {}", answer.text());
     }
     assert_eq!(app.seen().len(), 2);
+}
+
+/// An app that speaks nothing but HTTP/2 is not unwell for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_lets_the_handshake_say_which_protocol_is_spoken_as_requests_do() {
+    let provider = Provider::start().await;
+    let answer = |seen: &http2_app::Seen| Http2Reply::new(format!("{:?}", seen.head.version));
+    for (protocols, spoken) in [
+        (&[&b"h2"[..]][..], "HTTP/2.0"),
+        (&[b"h2", b"http/1.1"], "HTTP/2.0"),
+        (&[b"http/1.1"], "HTTP/1.1"),
+    ] {
+        let app = Http2App::over_tls(protocols, answer).await;
+        let health = r#"{ path = "/up", interval = "100ms" }"#;
+        let route = format!("access = \"public\"\nhealth = {health}");
+        let gateway = Gateway::with(&provider).route_to("/", &[&app.url], &route).start().await;
+        let passed =
+            format!("vestibule_upstream_checks_total{{upstream={:?},outcome=\"passed\"}}", app.url);
+        until("a check has passed", async || (gateway.metric(&passed).await > 2).then_some(()))
+            .await;
+        let up = format!("vestibule_upstream_up{{upstream={:?}}}", app.url);
+        assert_eq!(gateway.metric(&up).await, 1, "{spoken}");
+        assert_eq!(gateway.browser().fetch("/").await.text(), spoken);
+        for seen in app.seen() {
+            assert_eq!(format!("{:?}", seen.head.version), spoken, "{}", seen.head.uri);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

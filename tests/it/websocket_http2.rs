@@ -20,11 +20,11 @@ use crate::support::wire::tls;
 use crate::support::{App, Browser, Gateway, PATIENCE, Protocol, Provider, Reply, Stage, until};
 use crate::upgrade::echo;
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
-type Sender = SendRequest<Empty<Bytes>>;
+pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub(crate) type Sender = SendRequest<Empty<Bytes>>;
 
 /// A connection of HTTP/2.
-async fn connect(gateway: &Gateway) -> Sender {
+pub(crate) async fn connect(gateway: &Gateway) -> Sender {
     let stream = tls("localhost", gateway.url.port().unwrap(), &[b"h2"]).await.unwrap();
     let (sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -33,7 +33,7 @@ async fn connect(gateway: &Gateway) -> Sender {
 }
 
 /// Asks for a WebSocket as browsers do.
-async fn ask(
+pub(crate) async fn ask(
     sender: &mut Sender,
     browser: &Browser,
     path: &str,
@@ -59,7 +59,7 @@ async fn ask(
     until("it offers WebSockets", async || sender.send_request(make()).await.ok()).await
 }
 
-async fn open(response: Response<Incoming>) -> Socket {
+pub(crate) async fn open(response: Response<Incoming>) -> Socket {
     assert_eq!(response.status(), 200);
     let upgraded = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
     WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await

@@ -14,8 +14,11 @@ use super::upload::Outgoing;
 use super::{ExchangeError, Framing, ROOM};
 use crate::body::Body;
 
-/// The most fields of a response.
+/// As many fields as nearly every response has.
 const FIELDS: usize = 100;
+/// The most fields of a response: about as many as an app can send over HTTP/2 in a head of the same
+/// length, where each counts for 32 bytes more (RFC 9113, section 6.5.2).
+const MOST_FIELDS: usize = 8192;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// About as many as the gateway adds to a response.
 const ADDED: usize = 6;
@@ -103,11 +106,16 @@ impl Raw {
         if !may_be_whole(read) {
             return Ok(None);
         }
-        let mut lines = [const { MaybeUninit::uninit() }; FIELDS];
+        let (mut few, mut many) = ([const { MaybeUninit::uninit() }; FIELDS], Vec::new());
         let mut response = httparse::Response::new(&mut []);
-        let parsed = ParserConfig::default()
-            .parse_response_with_uninit_headers(&mut response, read, &mut lines)
-            .map_err(|error| ExchangeError::Head(reason(error)))?;
+        let parser = ParserConfig::default();
+        let mut parsed = parser.parse_response_with_uninit_headers(&mut response, read, &mut few);
+        if matches!(parsed, Err(httparse::Error::TooManyHeaders)) {
+            many.resize(MOST_FIELDS, MaybeUninit::uninit());
+            response = httparse::Response::new(&mut []);
+            parsed = parser.parse_response_with_uninit_headers(&mut response, read, &mut many);
+        }
+        let parsed = parsed.map_err(|error| ExchangeError::Head(reason(error)))?;
         let Status::Complete(length) = parsed else { return Ok(None) };
         let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
         let status = status.ok_or(ExchangeError::Head("no status code"))?;
@@ -159,7 +167,7 @@ pub(super) fn reason(error: httparse::Error) -> &'static str {
         httparse::Error::NewLine => "a line end that is none",
         httparse::Error::Status => "no status code",
         httparse::Error::Token => "no status line",
-        httparse::Error::TooManyHeaders => "more than 100 fields",
+        httparse::Error::TooManyHeaders => "too many fields",
         httparse::Error::Version => "another version",
     }
 }

@@ -1,9 +1,11 @@
 //! One HTTP/2 connection: how many of its streams are in use, whether it takes more, and whether
 //! its other end is still there. It does not know what is said over it.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -40,15 +42,38 @@ const PONG_TIME: Duration = Duration::from_secs(20);
 /// A connection.
 pub(super) struct Connection {
     sender: SendRequest<Bytes>,
-    state: Rc<State>,
+    state: Arc<State>,
 }
 
+/// Nobody looks at it but its worker: the atomics are for WebSockets, which travel in what must be
+/// `Send`.
 struct State {
-    streams: Cell<usize>,
-    /// When the last stream began or ended.
-    used: Cell<Instant>,
+    began: Instant,
+    streams: AtomicUsize,
+    /// When the last stream began or ended, in milliseconds from its own beginning.
+    used: AtomicU64,
     /// It takes no more streams.
-    retired: Cell<bool>,
+    retired: AtomicBool,
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            streams: AtomicUsize::new(0),
+            used: AtomicU64::new(0),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    /// Milliseconds since its beginning.
+    fn age(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn unused_for(&self) -> Duration {
+        Duration::from_millis(self.age().saturating_sub(self.used.load(Relaxed)))
+    }
 }
 
 impl Connection {
@@ -69,11 +94,7 @@ impl Connection {
                 ended = &mut driver => return Err(ended.err().unwrap_or_else(closed)),
                 pong = pings.ping(Ping::opaque()) => pong?,
             };
-            let state = Rc::new(State {
-                streams: Cell::new(0),
-                used: Cell::new(Instant::now()),
-                retired: Cell::new(false),
-            });
+            let state = Arc::new(State::new());
             tokio::task::spawn_local(drive(driver, pings, state.clone(), pool));
             return Ok(Rc::new(Self { sender, state }));
         }
@@ -84,22 +105,28 @@ impl Connection {
     pub(super) fn is_good(&self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         let ready = self.sender.clone().poll_ready(&mut context);
-        !self.state.retired.get() && !matches!(ready, Poll::Ready(Err(_)))
+        !self.state.retired.load(Relaxed) && !matches!(ready, Poll::Ready(Err(_)))
     }
 
     /// A stream, if one can be had. The first may always try.
     pub(super) fn seat(self: &Rc<Self>) -> Option<Seat> {
         let most = self.sender.current_max_send_streams().clamp(1, MOST_STREAMS as usize);
         let streams = &self.state.streams;
-        (streams.get() < most && self.is_good()).then(|| {
-            streams.set(streams.get() + 1);
-            Seat(self.clone())
+        (streams.load(Relaxed) < most && self.is_good()).then(|| {
+            streams.fetch_add(1, Relaxed);
+            Seat { connection: self.clone(), held: Held(self.state.clone()) }
         })
     }
 }
 
 /// The right to one stream of a connection, until it is dropped.
-pub(super) struct Seat(Rc<Connection>);
+pub(super) struct Seat {
+    connection: Rc<Connection>,
+    held: Held,
+}
+
+/// A stream in use, until this is dropped.
+pub(super) struct Held(Arc<State>);
 
 impl Seat {
     /// Sends a request's head, which is the whole request if it `ends` there.
@@ -108,23 +135,32 @@ impl Seat {
         head: Request<()>,
         ends: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        let mut sender = self.0.sender.clone();
+        let mut sender = self.connection.sender.clone();
         poll_fn(|context| sender.poll_ready(context)).await?;
-        self.0.state.used.set(Instant::now());
+        self.held.0.used.store(self.held.0.age(), Relaxed);
         sender.send_request(head, ends)
     }
 
     /// The connection takes no further streams; those that it has go on.
     pub(super) fn retire(&self) {
-        self.0.state.retired.set(true);
+        self.held.0.retired.store(true, Relaxed);
+    }
+
+    /// Whether the upstream has said that a stream may become a WebSocket (RFC 8441, section 3).
+    pub(super) fn takes_websockets(&self) -> bool {
+        self.connection.sender.is_extended_connect_protocol_enabled()
+    }
+
+    /// The stream alone, which lasts without the way to others.
+    pub(super) fn hold(self) -> Held {
+        self.held
     }
 }
 
-impl Drop for Seat {
+impl Drop for Held {
     fn drop(&mut self) {
-        let State { streams, used, .. } = &*self.0.state;
-        streams.set(streams.get().saturating_sub(1));
-        used.set(Instant::now());
+        self.0.streams.fetch_sub(1, Relaxed);
+        self.0.used.store(self.0.age(), Relaxed);
     }
 }
 
@@ -132,7 +168,7 @@ impl Drop for Seat {
 async fn drive(
     driver: Driver<Stream, Bytes>,
     pings: PingPong,
-    state: Rc<State>,
+    state: Arc<State>,
     pool: Weak<Http2>,
 ) {
     tokio::select! {
@@ -142,7 +178,7 @@ async fn drive(
             tracing::debug!("a connection to an upstream answers no more and is given up");
         }
     }
-    state.retired.set(true);
+    state.retired.store(true, Relaxed);
     if let Some(pool) = pool.upgrade() {
         pool.forget_old();
     }
@@ -153,10 +189,10 @@ async fn look_after(mut pings: PingPong, state: &State, pool: &Weak<Http2>) {
     let mut asked = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
-        if state.streams.get() == 0 {
+        if state.streams.load(Relaxed) == 0 {
             asked = Instant::now();
-            if state.used.get().elapsed() > IDLE
-                && !state.retired.replace(true)
+            if state.unused_for() > IDLE
+                && !state.retired.swap(true, Relaxed)
                 && let Some(pool) = pool.upgrade()
             {
                 pool.forget_old();

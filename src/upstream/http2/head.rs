@@ -1,9 +1,10 @@
 //! A request's head in HTTP/2: the target in pieces, and no field that concerns one connection.
 
-use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use h2::ext::Protocol;
+use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, Request, Uri, Version};
+use http::{HeaderName, Method, Request, Uri, Version};
 
 use crate::config::value::UpstreamUrl;
 
@@ -43,6 +44,15 @@ pub(super) fn write(parts: &Parts, url: &UpstreamUrl) -> Option<Request<()>> {
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = fields;
     Some(request)
+}
+
+/// The head of one that asks for a WebSocket (RFC 8441, sections 4 and 5).
+pub(super) fn websocket(parts: &Parts, url: &UpstreamUrl) -> Option<Request<()>> {
+    let mut head = write(parts, url)?;
+    *head.method_mut() = Method::CONNECT;
+    head.extensions_mut().insert(Protocol::from_static("websocket"));
+    head.headers_mut().remove(SEC_WEBSOCKET_KEY);
+    Some(head)
 }
 
 #[cfg(test)]

@@ -46,7 +46,13 @@ impl http_body::Body for Receiving {
         if self.ended {
             return Poll::Ready(None);
         }
-        let frame = match ready!(self.stream.poll_data(context)) {
+        let mut data = ready!(self.stream.poll_data(context));
+        // Most upstreams end with a frame that holds nothing but the end. Handed on as data, the
+        // browser would get one more, and may take a hundred of them for an attack.
+        while data.as_ref().is_some_and(|data| data.as_ref().is_ok_and(Bytes::is_empty)) {
+            data = ready!(self.stream.poll_data(context));
+        }
+        let frame = match data {
             Some(Ok(bytes)) => {
                 let released = self.stream.flow_control().release_capacity(bytes.len());
                 released.map(|()| Some(Frame::data(bytes)))

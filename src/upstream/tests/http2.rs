@@ -30,7 +30,8 @@ async fn serving<F: Future<Output = ()> + 'static>(
         let answer = answer.clone();
         async move {
             let mut builder = Builder::new();
-            let handshake = builder.max_concurrent_streams(streams).handshake(stream);
+            builder.enable_connect_protocol().max_concurrent_streams(streams);
+            let handshake = builder.handshake(stream);
             let Ok(mut connection) = handshake.await else { return };
             while let Some(Ok(asked)) = connection.accept().await {
                 spawn_local(answer(asked));
@@ -124,6 +125,34 @@ async fn an_upstream_that_goes_away_again_and_again_loses_no_request() {
             task.await.unwrap();
         }
         assert!(connections.get() > 5, "{}", connections.get());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_empty_frame_is_handed_on() {
+    local(async {
+        let (url, _) = serving(100, |(request, mut to): Asked| async move {
+            let mut stream = to.send_response(Response::new(()), false).unwrap();
+            for piece in ["", "a", "", "", "b", ""] {
+                stream.send_data(piece.into(), false).unwrap();
+            }
+            match request.uri().path() {
+                "/trailers" => stream.send_trailers(HeaderMap::new()).unwrap(),
+                _ => stream.send_data(Bytes::new(), true).unwrap(),
+            }
+        })
+        .await;
+        let upstreams = over_http2(&url, &limits());
+        for path in ["/trailers", "/"] {
+            let response = upstreams.send(0, request("GET", path, Body::Empty), None).await;
+            let mut body = response.unwrap().into_body();
+            let mut pieces = Vec::new();
+            while let Some(frame) = body.frame().await {
+                pieces.extend(frame.unwrap().into_data());
+            }
+            assert_eq!(pieces, ["a", "b"], "{path}");
+        }
     })
     .await;
 }
@@ -538,6 +567,91 @@ async fn a_response_with_two_lengths_is_none() {
         .await;
         let failed = get(&over_http2(&url, &limits()), "/").await;
         assert!(failed.is_err(), "{failed:?}");
+    })
+    .await;
+}
+
+fn websocket(path: &str) -> Request<Body> {
+    let mut request = request("GET", path, Body::Empty);
+    let fields = request.headers_mut();
+    fields.insert("upgrade", HeaderValue::from_static("websocket"));
+    fields.insert("sec-websocket-key", super::websocket::key());
+    request
+}
+
+/// RFC 8441.
+#[tokio::test]
+async fn a_websocket_has_a_stream_as_long_as_it_lasts() {
+    local(async {
+        let (url, connections) = serving(2, |(request, mut to): Asked| async move {
+            if request.method() != "CONNECT" {
+                return echo((request, to));
+            }
+            let (mut body, mut stream) =
+                (request.into_body(), to.send_response(Response::new(()), false).unwrap());
+            while let Some(Ok(piece)) = body.data().await {
+                body.flow_control().release_capacity(piece.len()).unwrap();
+                stream.send_data(piece, false).unwrap();
+            }
+            let _ = stream.send_data("bye".into(), true);
+        })
+        .await;
+        let upstreams = over_http2(&url, &limits());
+        let open = async || {
+            let response = upstreams.send(0, websocket("/"), None).await;
+            Switched::take(&mut response.unwrap()).unwrap()
+        };
+        let (mut one, mut other) = (open().await, open().await);
+        assert_eq!(connections.get(), 1);
+        assert_eq!(get(&upstreams, "/page").await.unwrap(), "/page");
+        assert_eq!(connections.get(), 2, "both streams of the first are in use");
+
+        one.write_all(b"hello").await.unwrap();
+        let mut hello = [0; 5];
+        one.read_exact(&mut hello).await.unwrap();
+        assert_eq!(&hello, b"hello");
+        // Each way ends by itself.
+        one.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        one.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"bye");
+        other.write_all(b"still").await.unwrap();
+        other.read_exact(&mut hello).await.unwrap();
+        assert_eq!(&hello, b"still");
+        drop((one, other));
+        let (_one, _other, _third, _fourth) =
+            (open().await, open().await, open().await, open().await);
+        assert_eq!(connections.get(), 2, "their streams are free again");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_declines_a_websocket_hears_no_more_of_it() {
+    local(async {
+        let (told, mut ends) = mpsc::unbounded_channel();
+        let (url, _) = serving(100, move |(request, mut to): Asked| {
+            let told = told.clone();
+            async move {
+                let response = Response::builder().status(404).body(()).unwrap();
+                let mut stream = to.send_response(response, false).unwrap();
+                stream.send_data("no".into(), false).unwrap();
+                let mut body = request.into_body();
+                let mut piece = body.data().await;
+                while matches!(piece, Some(Ok(_))) {
+                    piece = body.data().await;
+                }
+                told.send(piece.is_none()).unwrap();
+                stream.send_data(Bytes::new(), true).unwrap();
+            }
+        })
+        .await;
+        let upstreams = over_http2(&url, &limits());
+        let mut response = upstreams.send(0, websocket("/"), None).await.unwrap();
+        assert_eq!(response.status(), 404);
+        assert!(Switched::take(&mut response).is_none());
+        assert_eq!(text(response).await.unwrap(), "no");
+        assert_eq!(ends.recv().await, Some(true), "it ended, and was not reset");
     })
     .await;
 }

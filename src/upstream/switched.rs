@@ -1,42 +1,47 @@
-//! A connection that has become something else (RFC 9110, section 15.2.2).
+//! A connection, or a stream of one, that has become something else (RFC 9110, section 15.2.2).
 
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::Bytes;
 use http::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Connection;
-use crate::upstream::connect::Stream;
-
 /// The upstream's end of it: every byte behind the response's head.
 pub struct Switched {
-    stream: Stream,
+    stream: Box<dyn Duplex>,
     /// What was read with the head.
-    early: BytesMut,
+    early: Bytes,
     /// What lasts as long as the connection does.
     held: Option<Box<dyn Send>>,
 }
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 /// How it travels with its response.
 #[derive(Clone)]
 struct Parcel(Arc<Mutex<Option<Switched>>>);
 
 impl Switched {
+    /// `early` was read already.
+    pub(super) fn new(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        early: Bytes,
+    ) -> Self {
+        Self { stream: Box::new(stream), early, held: None }
+    }
+
     /// Puts it into the response.
-    pub(in crate::upstream) fn put<B>(mut connection: Connection, response: &mut Response<B>) {
-        let early = std::mem::take(&mut connection.read);
-        let wire = connection.wire.clone();
-        drop(connection);
-        let switched = wire.into_inner().map(|stream| Self { stream, early, held: None });
-        response.extensions_mut().insert(Parcel(Arc::new(Mutex::new(switched))));
+    pub(super) fn put<B>(self, response: &mut Response<B>) {
+        response.extensions_mut().insert(Parcel(Arc::new(Mutex::new(Some(self)))));
     }
 
     /// Keeps `guard` as long as the connection that travels with this response.
-    pub(in crate::upstream) fn hold<B>(response: &mut Response<B>, guard: impl Send + 'static) {
+    pub(super) fn hold<B>(response: &mut Response<B>, guard: impl Send + 'static) {
         if let Some(Parcel(parcel)) = response.extensions().get()
             && let Some(switched) = parcel.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
         {
@@ -62,8 +67,7 @@ impl AsyncRead for Switched {
             return Pin::new(&mut this.stream).poll_read(context, buffer);
         }
         let length = this.early.len().min(buffer.remaining());
-        buffer.put_slice(this.early.get(..length).unwrap_or_default());
-        this.early.advance(length);
+        buffer.put_slice(&this.early.split_to(length));
         Poll::Ready(Ok(()))
     }
 }
