@@ -66,8 +66,10 @@ pub mod digits;
 pub mod duplex;
 pub mod error;
 pub mod keepalive;
+pub mod lock;
 pub mod outbox;
 pub mod peer;
+pub mod room;
 
 #[cfg(test)]
 mod house;

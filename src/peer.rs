@@ -9,6 +9,8 @@ use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
+use crate::lock::lock;
+
 /// Sends a client an interim response (RFC 9110, section 15.2) before the response to the request of
 /// which the future is being polled.
 pub type Tell = Rc<dyn Fn(StatusCode, HeaderMap)>;
@@ -50,7 +52,7 @@ impl Tunnel {
 
     /// The tunnel, once it is open; nothing if it never is, or somebody else has it.
     pub async fn opened(self) -> Option<Box<dyn Open>> {
-        let opened = self.0.lock().ok()?.take()?;
+        let opened = lock(&self.0).take()?;
         opened.await.ok()
     }
 }

@@ -162,11 +162,20 @@ impl Connections {
             drop(serving);
             tokio::select! {
                 ended = connection.as_mut() => return self.ended_http2(ended, address),
-                () = watch.closed() => return,
-                () = self.may_leave(&watch) => connection.leave(),
+                // Who does not read what he asked for does not hear a farewell either.
+                () = watch.closed() => if !watch.is_idle() { return },
+                () = self.may_leave(&watch) => {
+                    connection.leave();
+                    return self.ended_http2(connection.await, address);
+                }
             }
-            let ended = connection.await;
-            self.ended_http2(ended, address);
+            // RFC 9113, section 9.1: what the client asks just now is still answered, and what it
+            // asks later goes elsewhere.
+            connection.leave();
+            tokio::select! {
+                ended = connection => self.ended_http2(ended, address),
+                () = Box::pin(watch.closed_after(LINGER)) => {}
+            }
         } else {
             let aside = Arc::<interim::Aside>::default();
             let said = aside.clone();

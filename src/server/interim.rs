@@ -9,12 +9,14 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
 use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::lock::lock;
 
 /// What is to be said on a connection before the response that its client waits for. It never
 /// leaves its worker's thread; there is a lock because hyper wants streams to be `Send`.
@@ -40,7 +42,7 @@ impl Aside {
         if !self.between.load(Relaxed) {
             return;
         }
-        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heads = lock(&self.heads);
         let reason = status.canonical_reason().unwrap_or_default();
         let mut add = |pieces: [&[u8]; 4]| pieces.iter().for_each(|it| heads.extend_from_slice(it));
         add([b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes()]);
@@ -64,7 +66,7 @@ impl<T: AsyncWrite + Unpin> Interim<T> {
         if !self.aside.any.load(Relaxed) || !self.aside.between.load(Relaxed) {
             return Poll::Ready(Ok(()));
         }
-        let mut heads = self.aside.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heads = lock(&self.aside.heads);
         while !heads.is_empty() {
             let written = ready!(Pin::new(&mut self.inner).poll_write(context, &heads))?;
             if written == 0 {

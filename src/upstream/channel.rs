@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use http::header::UPGRADE;
 use http::{Request, Response};
+use rustls::AlertDescription;
 
-use super::Hear;
 use super::connect::Reach;
 use super::directory::{Known, Ways};
 use super::http2::{Failed, Http2};
 use super::names::{self, Moves};
 use super::pool::{NoResponse, Pool};
+use super::{Hear, UpstreamError};
 use crate::body::Body;
 use crate::config::Limits;
 use crate::config::value::UpstreamUrl;
@@ -122,9 +123,15 @@ impl Either {
         hear: Hear<'_>,
     ) -> Result<Response<Body>, NoResponse> {
         let chosen = self.chose_http1.get().is_some_and(|then| then.elapsed() < ASK_AGAIN);
-        // A WebSocket needs a connection for itself.
-        if chosen || request.headers().contains_key(UPGRADE) {
-            return self.http1.send(request, hear).await;
+        let upgrade = request.headers().contains_key(UPGRADE);
+        // A WebSocket gets a connection for itself, where it can be had.
+        if chosen || upgrade {
+            return match self.http1.send(request, hear).await {
+                Err(NoResponse::Unsent(request, error)) if upgrade && speaks_no_http1(&error) => {
+                    only(&self.http2, *request, hear).await
+                }
+                sent => sent,
+            };
         }
         match self.http2.send(request, hear).await {
             Ok(response) => Ok(response),
@@ -135,6 +142,13 @@ impl Either {
             }
         }
     }
+}
+
+/// Whether the upstream has refused a handshake for HTTP/1.1 alone (RFC 7301, section 3.2).
+fn speaks_no_http1(error: &UpstreamError) -> bool {
+    let UpstreamError::Connect { source, .. } = error else { return false };
+    let cause = source.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 /// Where nothing but HTTP/2 will do.
