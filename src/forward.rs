@@ -29,6 +29,7 @@ use crate::config::{Config, Route};
 use crate::error::Failure;
 use crate::outbox::Outbox;
 use crate::peer::ClientCertificate;
+use crate::room::Rooms;
 use crate::session::update::UpdateRefused;
 use crate::session::{Opened, SessionUpdate, Sessions, cookie};
 use crate::upstream::{Directory, Http2Error, Switched, UpstreamError, Upstreams};
@@ -72,6 +73,7 @@ pub struct Forward {
     owns_cookie: OwnCookie,
     live: Rc<Live>,
     orphans: Rc<Orphans>,
+    rooms: Rc<Rooms>,
 }
 
 /// Where a request comes from and goes to.
@@ -102,15 +104,17 @@ pub type Later =
     Box<dyn FnOnce(Result<SessionUpdate, UpdateRefused>) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 impl Forward {
-    /// For one worker.
+    /// For one worker, whose requests wait in `rooms`.
     pub fn new(
         config: &Arc<Config>,
         directory: &Directory,
         owns_cookie: OwnCookie,
         sessions: Rc<Sessions>,
         outbox: &Arc<Outbox>,
+        rooms: Rc<Rooms>,
     ) -> Self {
         Self {
+            rooms,
             upstreams: Upstreams::new(directory, outbox),
             reserved: Rc::new(Reserved::new(config)),
             forwarded: Forwarded::new(&config.server),
@@ -145,7 +149,7 @@ impl Forward {
         let (head, body) = request.into_parts();
         let limits = &self.config.server.limits;
         let bytes = route.body_bytes.or(limits.body_bytes).map(|bytes| bytes as u64);
-        let bounds = Bounds { bytes, time: limits.body_time };
+        let bounds = Bounds { bytes, time: limits.body_time, rooms: &self.rooms };
         let body = passing::to_app(body, &self.reserved, whole, bounds).map_err(Broken::failure)?;
         let request = Request::from_parts(head, body);
         let request = self.prepare(request, route, way, opened, wanted.as_ref());
@@ -154,6 +158,7 @@ impl Forward {
         // The app has no part in it when the request itself breaks off.
         let failed = |error| whole.broken().map_or_else(|| failure(error), Broken::failure);
         let mut response = sent.map_err(failed)?;
+        whole.answered();
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let wanted = wanted.filter(|wanted| !switched || wanted.is_agreed(response.headers()));
         let update = take_update(response.headers(), &route.session_update);

@@ -6,7 +6,6 @@
 //! the app was asked for a session that it may change, the request goes on to its end: its line and
 //! its numbers are those of the app's answer, as if somebody had waited for it.
 
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +30,7 @@ use crate::observe::request::{Names, RequestId, RequestIds, Seen, tell_unreadabl
 use crate::outbox::Outbox;
 use crate::page;
 use crate::peer::{ClientCertificate, Peer, Tunnel};
+use crate::room::Rooms;
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
 use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
@@ -47,9 +47,8 @@ pub struct Gateway {
     log: Option<Rc<AccessLog>>,
     ids: RequestIds,
     names: Names,
-    /// Requests whose responses have not begun.
-    waiting: Cell<usize>,
-    most_waiting: usize,
+    /// For requests whose responses have not begun.
+    rooms: Rc<Rooms>,
 }
 
 /// Where a request's way leads.
@@ -83,6 +82,8 @@ impl Gateway {
         let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
         let known = sessions.clone();
         let owns_cookie = move |name: &[u8]| known.cookie().owns(name) || Login::owns_cookie(name);
+        let limits = &config.server.limits;
+        let rooms = Rc::new(Rooms::new(limits.requests.div_ceil(config.server.workers.max(1))));
         Self {
             routes: Routes::new(&config),
             forward: Forward::new(
@@ -91,12 +92,12 @@ impl Gateway {
                 Box::new(owns_cookie),
                 sessions.clone(),
                 outbox,
+                rooms.clone(),
             ),
             login: Login::new(parties, sessions.clone(), metrics.clone()),
             names: Names::new(&config),
             ids: RequestIds::default(),
-            waiting: Cell::new(0),
-            most_waiting: config.server.limits.requests.div_ceil(config.server.workers.max(1)),
+            rooms,
             sessions,
             config,
             metrics,
@@ -113,7 +114,7 @@ impl Gateway {
         let client = self.forward.client(peer.address, request.headers());
         let mut seen = Seen::begin(&request, client, self.ids.next());
         let mut visit = Visit::default();
-        let Some(_room) = Room::take(&self.waiting, self.most_waiting) else {
+        let Some(_room) = self.rooms.take() else {
             return self.respond(Err(overloaded()), &visit, &seen);
         };
         match self.pass(request, peer, &mut visit, &mut seen).await {
@@ -371,25 +372,6 @@ fn overloaded() -> Failure {
 /// Success would say that there is one.
 fn no_websocket() -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, "no_websocket", "There is no WebSocket at this address.")
-}
-
-/// A request's room among those that wait for their responses.
-struct Room<'a>(&'a Cell<usize>);
-
-impl<'a> Room<'a> {
-    fn take(waiting: &'a Cell<usize>, most: usize) -> Option<Self> {
-        let room = waiting.get() < most;
-        room.then(|| {
-            waiting.set(waiting.get() + 1);
-            Self(waiting)
-        })
-    }
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
 }
 
 fn uncertified() -> Failure {

@@ -65,8 +65,10 @@ pub mod demo;
 pub mod digits;
 pub mod error;
 pub mod keepalive;
+pub mod lock;
 pub mod outbox;
 pub mod peer;
+pub mod room;
 
 #[cfg(test)]
 mod house;

@@ -66,7 +66,8 @@ impl Scene {
         let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
         let directory =
             Directory::new(&config.routes, &config.server.limits, &Arc::new(tls), None).unwrap();
-        let forward = Forward::new(&Arc::new(config), &directory, own, sessions, &Arc::default());
+        let (outbox, rooms) = (Arc::default(), Rc::new(Rooms::new(100)));
+        let forward = Forward::new(&Arc::new(config), &directory, own, sessions, &outbox, rooms);
         let opened = Some(Rc::new(Opened::new(Arc::new(session()))));
         Self { forward: Rc::new(forward), opened, sent, update: Rc::default() }
     }

@@ -163,11 +163,20 @@ impl Connections {
             drop(serving);
             tokio::select! {
                 ended = connection.as_mut() => return self.ended_http2(ended, client),
-                () = watch.closed() => return,
-                () = self.may_leave(&watch) => connection.as_mut().graceful_shutdown(),
+                // Who does not read what he asked for does not hear a farewell either.
+                () = watch.closed() => if !watch.is_idle() { return },
+                () = self.may_leave(&watch) => {
+                    connection.as_mut().graceful_shutdown();
+                    return self.ended_http2(connection.await, client);
+                }
             }
-            let ended = connection.await;
-            self.ended_http2(ended, client);
+            // RFC 9113, section 9.1: what the client asks just now is still answered, and what it
+            // asks later goes elsewhere.
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => self.ended_http2(ended, client),
+                () = Box::pin(watch.closed_after(LINGER)) => {}
+            }
         } else {
             let heads = Heads::default();
             let stream = Guarded { inner: stream, heads, watch: watch.clone() };

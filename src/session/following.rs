@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use super::lifetime::Lifetimes;
 use super::logouts::Fate;
 use super::{Memory, Session, SessionId};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// How long the store may take to say whether a session that seems unused was used elsewhere.
 const DOUBT: Duration = Duration::from_secs(3);
@@ -161,11 +162,11 @@ impl LastUses {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Entry, ahash::RandomState>> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.followed)
     }
 
     fn lock_doubted(&self) -> MutexGuard<'_, HashSet<SessionId>> {
-        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.doubted)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::following::LastUses;
@@ -13,6 +13,7 @@ use super::logouts::Logouts;
 use super::redis_store::Primary;
 use super::{Session, SessionId};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// After this time no response is under way any more that could carry an older cookie: whoever has shown
 /// the newest one keeps it.
@@ -202,11 +203,6 @@ impl Memory {
             self.forgotten.fetch_add(early, Ordering::Relaxed);
         }
     }
-}
-
-/// A poisoned lock is still good: no change leaves a shard half made.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shard {

@@ -7,6 +7,7 @@
 //! | `ticket` | what does the cookie say? |
 //! | `record` | how does a session look in Redis? |
 //! | `connector` | how is a connection made? |
+//! | `sentinels` | which server is the primary? |
 //! | `link` | how is Redis reached, and again? |
 //! | `writer` | how is a write made, once? |
 //! | `copies` | when is a write safe? |
@@ -48,6 +49,7 @@ mod link;
 mod news;
 mod queue;
 mod record;
+mod sentinels;
 mod standing;
 mod ticket;
 mod writer;

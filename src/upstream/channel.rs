@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use http::header::UPGRADE;
 use http::{Request, Response};
+use rustls::AlertDescription;
 
+use super::UpstreamError;
 use super::connect::Reach;
 use super::directory::{Known, Ways};
 use super::http2::{Failed, Http2};
@@ -113,9 +115,15 @@ impl Named {
 impl Either {
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, NoResponse> {
         let chosen = self.chose_http1.get().is_some_and(|then| then.elapsed() < ASK_AGAIN);
-        // A WebSocket needs a connection for itself.
-        if chosen || request.headers().contains_key(UPGRADE) {
-            return self.http1.send(request).await;
+        let upgrade = request.headers().contains_key(UPGRADE);
+        // A WebSocket gets a connection for itself, where it can be had.
+        if chosen || upgrade {
+            return match self.http1.send(request).await {
+                Err(NoResponse::Unsent(request, error)) if upgrade && speaks_no_http1(&error) => {
+                    only(&self.http2, *request).await
+                }
+                sent => sent,
+            };
         }
         match self.http2.send(request).await {
             Ok(response) => Ok(response),
@@ -126,6 +134,13 @@ impl Either {
             }
         }
     }
+}
+
+/// Whether the upstream has refused a handshake for HTTP/1.1 alone (RFC 7301, section 3.2).
+fn speaks_no_http1(error: &UpstreamError) -> bool {
+    let UpstreamError::Connect { source, .. } = error else { return false };
+    let cause = source.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 /// Where nothing but HTTP/2 will do.

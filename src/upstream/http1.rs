@@ -44,6 +44,8 @@ pub(super) use upload::Upload;
 const ROOM: usize = 8 * 1024;
 /// The longest head of a response, in bytes.
 const HEAD_BYTES: usize = 256 * 1024;
+/// Of a buffer that is still in use such a part is left over.
+const SCRAPS: usize = 8;
 /// A request's body of the gateway's own that goes out with the head, in bytes.
 const SHORT: usize = 16 * 1024;
 
@@ -244,9 +246,15 @@ impl Connection {
         }
     }
 
-    /// Reads more, into room for `room` bytes at least; 0 is the end.
+    /// Reads more, into room for `room` bytes, or for what is left of it; 0 is the end.
     fn poll_fill(&mut self, context: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
-        self.read.reserve(room);
+        // SECURITY: pieces that wait for a browser that does not read lie in the buffers that they were
+        // read into. The rest of one is used before there is another: if each small piece held a buffer
+        // of its own, a thousand of them would hold sixty megabytes.
+        let free = self.read.capacity() - self.read.len();
+        if free < room && !self.read.try_reclaim(room) && free < room / SCRAPS {
+            self.read.reserve(room);
+        }
         let reading = self.wire.read_buf(&mut self.read);
         std::pin::pin!(reading).poll(context)
     }

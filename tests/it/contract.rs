@@ -274,6 +274,24 @@ async fn a_redis_that_sentinels_name_keeps_the_contract() {
     local(claims::hold(&|| Store::new(Some(apart(sentinels.config()))))).await;
 }
 
+/// Whoever gave up waiting for the first has learned something for the next.
+#[tokio::test]
+async fn sentinels_that_hang_keep_nobody_waiting_for_long() {
+    let sentinels = Sentinels::start(1).await;
+    for hanging in sentinels.sentinels.iter().take(2) {
+        hanging.signal("STOP");
+    }
+    local(async {
+        let worker = Store::new(Some(sentinels.config())).worker();
+        let now = Timestamp::now();
+        let jar = worker.signed_in(now).await;
+        let start = Instant::now();
+        assert!(worker.view(&jar, now).await.is_some());
+        assert!(start.elapsed() < Duration::from_secs(2), "who has answered is asked again");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_cluster_keeps_the_contract() {
     let cluster = Cluster::start().await;

@@ -462,3 +462,76 @@ async fn an_app_that_does_not_read_makes_nobody_gather_what_it_was_to_read() {
         assert!(grown < 24, "{protocol:?}: the gateway has grown by {grown} MiB");
     }
 }
+
+/// A byte of a body now and then, up to the answer's status.
+fn drip(mut client: Raw) -> tokio::task::JoinHandle<u16> {
+    tokio::spawn(async move {
+        client.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n").await;
+        loop {
+            client.send("x").await;
+            let (answer, closed) = client.bytes_for(Duration::from_millis(100)).await;
+            if closed || !answer.is_empty() {
+                return raw::status(&String::from_utf8(answer).unwrap());
+            }
+        }
+    })
+}
+
+/// Who sends a byte now and then is within every limit of his own, and must not be able to hold the
+/// room of everybody.
+#[tokio::test]
+async fn uploads_that_drip_give_up_their_room_when_others_want_it() {
+    let app = App::plain().await;
+    // Answers at once, and goes on reading.
+    let early = App::by_hand(|mut peer: Peer| async move {
+        peer.head().await;
+        let _ = peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        while !peer.some().await.is_empty() {}
+    })
+    .await;
+    let (_provider, gateway) = with(&app, |builder| {
+        builder.server("workers = 1").limits("requests = 8\nbody_time = \"2s\"").route_with(
+            "/early",
+            &early,
+            r#"access = "public""#,
+        )
+    })
+    .await;
+    // A conversation holds no room.
+    let mut talking = Raw::open(&gateway).await;
+    talking.send("POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n").await;
+    talking.until("200 OK").await;
+    let talking = tokio::spawn(async move {
+        for _ in 0..40 {
+            talking.send("x").await;
+            let (_, closed) = talking.bytes_for(Duration::from_millis(100)).await;
+            assert!(!closed, "its response has begun");
+        }
+    });
+    // A few are nobody's harm.
+    let drips = async |count| {
+        let clients = join_all((0..count).map(|_| Raw::open(&gateway))).await;
+        clients.into_iter().map(drip).collect::<Vec<_>>()
+    };
+    let few = drips(3).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(few.iter().all(|asked| !asked.is_finished()), "there is room for others");
+    let many = drips(5).await;
+    let browser = gateway.browser();
+    until("they have taken all of it", async || {
+        (browser.fetch("/").await.status == 503).then_some(())
+    })
+    .await;
+    until("there is room again", async || (browser.fetch("/").await.status == 200).then_some(()))
+        .await;
+    let mut refused = 0;
+    for asked in few.into_iter().chain(many) {
+        if asked.is_finished() {
+            assert_eq!(asked.await.unwrap(), 408);
+            refused += 1;
+        }
+    }
+    assert!((1..=5).contains(&refused), "no more than others need: {refused}");
+    assert!(app.seen().iter().all(|seen| seen.method == "GET"), "they got nowhere");
+    talking.await.unwrap();
+}

@@ -46,6 +46,7 @@ mod reload;
 mod restart;
 mod semantics;
 mod session;
+mod slow_http2;
 mod stripping;
 mod three_gateways;
 mod tls;

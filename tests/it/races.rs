@@ -96,10 +96,9 @@ async fn a_thousand_parallel_updates_through_three_gateways_all_survive() {
 async fn everything_at_once(field: &Field, zoe: &Browser, protocol: Protocol, dice: &mut Dice) {
     field.hold();
     let refreshes = field.provider.grants("refresh_token").len();
-    let (jar, over) = (zoe.jar().clone(), AtomicBool::new(false));
+    let (jar, over, answered) = (zoe.jar().clone(), AtomicBool::new(false), AtomicUsize::new(0));
     let mut turns: Vec<usize> = (0..MANY).collect();
     dice.shuffle(&mut turns);
-    let answered = AtomicUsize::new(0);
     let asked = askers(field, protocol, &jar).await.into_iter().zip(turns);
     let asked = asked.map(|((mut asker, key), turn)| {
         let (jar, answered) = (&jar, &answered);
@@ -151,8 +150,7 @@ async fn everything_at_once(field: &Field, zoe: &Browser, protocol: Protocol, di
     eprintln!("{protocol:?}: {before} answers before the last reload, {refreshed} refreshes");
     assert!(before < MANY, "all were over");
     assert!(refreshed > 1, "{refreshed}");
-    for profile in field.profiles(zoe).await {
-        let profile = profile.unwrap();
+    for profile in field.profiles(zoe).await.into_iter().map(Option::unwrap) {
         let (kept, sum) = (keys(&profile).len(), &profile["n"]);
         eprintln!("{kept} of {MANY} keys, sum {sum}");
         assert_eq!((kept, sum), (MANY, &json!(MANY)));

@@ -70,7 +70,7 @@ pub async fn follow(config: Arc<Redis>, memory: Arc<Memory>, health: Arc<Health>
             news.end(id, until, Timestamp::now());
         }
     });
-    let mut sentinels = Sentinels::new(&config);
+    let mut watch = Watch::new(&config);
     loop {
         match listen(&config, hearer.clone()).await {
             Ok(mut connection) => {
@@ -78,7 +78,7 @@ pub async fn follow(config: Arc<Redis>, memory: Arc<Memory>, health: Arc<Health>
                 let mut standing = Standing::begin(&config, &memory);
                 loop {
                     let asked = standing.ask_for(ASK_EVERY, &mut connection).await;
-                    if sentinels.name_another().await {
+                    if watch.has_moved().await {
                         memory.primary().replaced();
                         break;
                     }
@@ -101,20 +101,20 @@ pub async fn follow(config: Arc<Redis>, memory: Arc<Memory>, health: Arc<Health>
     }
 }
 
-/// Those who say which server is the primary.
-struct Sentinels {
+/// Sees sentinels name another primary.
+struct Watch {
     connector: Option<Connector>,
-    named: Option<String>,
+    named: Option<(String, u16)>,
 }
 
-impl Sentinels {
+impl Watch {
     fn new(config: &Redis) -> Self {
         // Where it cannot be made nobody can listen either, and says so.
         Self { connector: Connector::new(config, None).ok(), named: None }
     }
 
     /// Whether they name another server than before.
-    async fn name_another(&mut self) -> bool {
+    async fn has_moved(&mut self) -> bool {
         let Some(connector) = &mut self.connector else { return false };
         let Ok(Ok(Some(named))) = timeout(PATIENCE, connector.primary()).await else {
             return false;

@@ -404,3 +404,48 @@ async fn a_body_that_breaks_off_after_the_responses_head_ends_the_exchange() {
     })
     .await;
 }
+
+/// A browser that does not read lets them wait, and each waits in the buffer that it was read into.
+#[tokio::test]
+async fn small_pieces_that_wait_hold_no_more_than_they_are() {
+    local(async {
+        for (framing, piece) in [
+            ("transfer-encoding: chunked", "64\r\nPIECE\r\n"),
+            ("content-length: 10000000", "PIECE"),
+            ("content-length: 30000", "PIECE"),
+            ("connection: close", "PIECE"),
+        ] {
+            let piece = piece.replace("PIECE", &"x".repeat(100));
+            let (url, _) = listen(move |mut stream, _| {
+                let piece = piece.clone();
+                async move {
+                    head(&mut stream, &mut Vec::new()).await;
+                    let begin = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n");
+                    stream.write_all(begin.as_bytes()).await.unwrap();
+                    while stream.write_all(piece.as_bytes()).await.is_ok() {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            })
+            .await;
+            let upstreams = to(&url);
+            let mut response =
+                upstreams.send(0, request("GET", "/", Body::Empty), None).await.unwrap();
+            let mut waiting: Vec<Bytes> = Vec::new();
+            while waiting.len() < 250 {
+                let frame = response.body_mut().frame().await.unwrap().unwrap();
+                waiting.push(frame.into_data().unwrap());
+            }
+            // Those that lie one behind the other are in one buffer.
+            let place = |bytes: &Bytes| bytes.as_ptr().addr();
+            let apart = |pair: &&[Bytes]| {
+                let [one, next] = pair else { panic!() };
+                !(0..16).contains(&place(next).wrapping_sub(place(one) + one.len()))
+            };
+            let buffers = 1 + waiting.windows(2).filter(apart).count();
+            let bytes: usize = waiting.iter().map(Bytes::len).sum();
+            assert!(buffers <= 1 + bytes / 4096, "{framing}: {buffers} for {bytes} bytes");
+        }
+    })
+    .await;
+}
