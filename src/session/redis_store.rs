@@ -16,6 +16,7 @@
 //! | `ending` | how does a user's logout elsewhere end them? |
 //! | `lease` | which gateway asks the provider? |
 //! | `news` | what has ended on another gateway? |
+//! | `standing` | what is still there, of what is followed? |
 //!
 //! A record is a hash: `v` the version, `d` the session, `t` its last use. A change is made by
 //! comparing the version and is tried again on the newer one; no lock is held anywhere while an app
@@ -49,6 +50,7 @@ mod news;
 mod queue;
 mod record;
 mod sentinels;
+mod standing;
 mod ticket;
 mod writer;
 

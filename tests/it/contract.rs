@@ -37,6 +37,8 @@ mod redis;
 pub(crate) const ABSOLUTE: u64 = 3000;
 /// `session.inactivity` of every store here.
 pub(crate) const INACTIVITY: u64 = 1000;
+/// Who has signed everybody in.
+pub(crate) const ISSUER: &str = "https://tenant.auth0.com/";
 
 /// How sessions are kept.
 pub(crate) struct Store {
@@ -102,6 +104,11 @@ impl Gateway {
     pub(crate) fn worker(&self) -> Worker {
         let sealer = Arc::new(Sealer::new(&self.config.secrets));
         Worker(Sessions::new(&self.config, sealer, self.memory.clone()))
+    }
+
+    /// Its workers seal with the first of these secrets from now on, and open with all.
+    pub(crate) fn reload(&mut self, secrets: Vec<Secret>) {
+        self.config.secrets = secrets;
     }
 }
 
@@ -223,7 +230,7 @@ pub(crate) fn update(patch: &Value) -> Change {
 /// Zoë, with these claims over the usual ones.
 pub(crate) fn identity(over: &Value) -> Identity {
     let mut claims = json!({
-        "iss": "https://tenant.auth0.com/", "sub": "auth0|zoe", "aud": "client",
+        "iss": ISSUER, "sub": "auth0|zoe", "aud": "client",
         "sid": "sign-in-1", "nickname": "zoe", "email": "zoe@example.com",
     });
     for (name, value) in over.as_object().unwrap() {

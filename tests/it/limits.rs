@@ -1,12 +1,16 @@
 //! `docs/limits.md` says what is true: every row of its table is a story here.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::support::app::Peer;
 use crate::support::gateway::Builder;
-use crate::support::wire::Connection;
+use crate::support::wire::{Connection, tls};
 use crate::support::{
     App, Ask, Gateway, PATIENCE, PROTOCOLS, Protocol, Provider, Raw, Reply, join_all, raw, until,
 };
@@ -222,7 +226,42 @@ async fn body_time() -> &'static str {
     }
     assert_eq!(raw::status(&client.response().await), 200);
     assert_eq!(app.seen().len(), 1);
+    body_time_of_a_stream(&gateway, &app).await;
     "408, and the connection is closed"
+}
+
+/// Over HTTP/2 the stream ends with it, and the others of its connection go on.
+async fn body_time_of_a_stream(gateway: &Gateway, app: &App) {
+    let before = app.seen().len();
+    let stream = tls("localhost", gateway.url.port().unwrap(), &[b"h2"]).await.unwrap();
+    let executor = TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut post = |pieces: usize, then: bool| {
+        let piece = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x")));
+        let slow = futures_util::stream::unfold(pieces, move |left| async move {
+            if left == 0 && then {
+                return None;
+            }
+            let pause = if left == 0 { PATIENCE } else { Duration::from_millis(250) };
+            tokio::time::sleep(pause).await;
+            Some((piece(), left.saturating_sub(1)))
+        });
+        let request = http::Request::post(gateway.url.as_str()).header("accept", "*/*");
+        let body = BodyExt::boxed_unsync(StreamBody::new(slow));
+        let response = sender.send_request(request.body(body).unwrap());
+        async move {
+            let response = response.await.unwrap();
+            let status = response.status().as_u16();
+            (status, response.into_body().collect().await.unwrap().to_bytes())
+        }
+    };
+    let (late, slow) = (post(1, false), post(5, true));
+    let ((late, page), (slow, _)) = tokio::join!(late, slow);
+    assert_eq!((late, slow), (408, 200));
+    assert!(memchr::memmem::find(&page, b"body_timeout").is_some(), "{page:?}");
+    assert_eq!(app.seen().len() - before, 1, "the other was never whole");
 }
 
 async fn requests() -> &'static str {

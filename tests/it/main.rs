@@ -15,6 +15,7 @@ mod support;
 mod acme;
 mod admin;
 mod backchannel;
+mod bound;
 mod bytes;
 mod callback;
 mod chromium;

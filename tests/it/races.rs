@@ -12,20 +12,20 @@ use crate::support::field::{Asker, COOKIE, Field, NEW, OLD, keys, secrets, take}
 use crate::support::jar::Jar;
 use crate::support::redis::Server;
 use crate::support::{
-    Answer, Browser, PATIENCE_WITH_MANY, PROTOCOLS, Protocol, join_all, until_within,
+    Answer, Browser, Gateway, PATIENCE_WITH_MANY, PROTOCOLS, Protocol, join_all, until_within,
 };
 
 /// How many at once.
 const MANY: usize = 1000;
 
 /// So many who ask over this protocol and have asked already, each for a key of its own.
-async fn askers(field: &Field, protocol: Protocol, jar: &Jar) -> Vec<(Asker, usize)> {
+async fn askers(field: &Field, protocol: Protocol) -> Vec<(Asker, usize)> {
     let connections = if protocol == Protocol::Http2 { MANY / 100 } else { MANY };
     let each = MANY / connections;
     let mut askers = Vec::new();
     for number in 0..connections {
         let mut asker = Asker::of(field.gateway(number), protocol);
-        assert_eq!(asker.ask("/public", jar).await.unwrap().status, 200);
+        assert_eq!(asker.ask("/public", &Jar::default()).await.unwrap().status, 200);
         askers.extend((0..each).map(|part| (asker.clone(), number * each + part)));
     }
     askers
@@ -35,7 +35,7 @@ async fn askers(field: &Field, protocol: Protocol, jar: &Jar) -> Vec<(Asker, usi
 /// back, in the order of chance.
 async fn at_once(field: &Field, protocol: Protocol, jar: &Jar, dice: &mut Dice) -> Vec<Answer> {
     field.hold();
-    let asked = askers(field, protocol, jar).await.into_iter();
+    let asked = askers(field, protocol).await.into_iter();
     let asked = asked.map(|(mut asker, key)| async move {
         let answer = asker.ask(&format!("/held/set/{key}"), jar).await.unwrap();
         assert_eq!(answer.status, 200);
@@ -91,15 +91,17 @@ async fn a_thousand_parallel_updates_through_three_gateways_all_survive() {
     }
 }
 
-/// A thousand updates that are all under way while the session is touched every second, its token is
-/// refreshed every other, and its secret is replaced, by reloads of the file.
-async fn everything_at_once(field: &Field, zoe: &Browser, protocol: Protocol, dice: &mut Dice) {
+/// A thousand updates that are all under way while the session is touched every third second, its
+/// token is refreshed every other, and its secret is replaced, by reloads of the file.
+async fn everything_at_once(field: &Field, protocol: Protocol, dice: &mut Dice) {
     field.hold();
+    let askers = askers(field, protocol).await;
+    let zoe = &field.signed_in(protocol).await;
     let refreshes = field.provider.grants("refresh_token").len();
     let (jar, over, answered) = (zoe.jar().clone(), AtomicBool::new(false), AtomicUsize::new(0));
     let mut turns: Vec<usize> = (0..MANY).collect();
     dice.shuffle(&mut turns);
-    let asked = askers(field, protocol, &jar).await.into_iter().zip(turns);
+    let asked = askers.into_iter().zip(turns);
     let asked = asked.map(|((mut asker, key), turn)| {
         let (jar, answered) = (&jar, &answered);
         async move {
@@ -114,37 +116,8 @@ async fn everything_at_once(field: &Field, zoe: &Browser, protocol: Protocol, di
         join_all(asked).await;
         over.store(true, Ordering::SeqCst);
     };
-    let rotation = async {
-        field.release(MANY).await;
-        // First all open what the new secret seals, then all seal with it.
-        let steps = [secrets(&[OLD]), secrets(&[OLD, NEW]), secrets(&[NEW, OLD])];
-        let (mut turn, turns) = (0, 2 * field.gateways.len());
-        for step in steps.windows(2) {
-            for gateway in &field.gateways {
-                turn += 1;
-                until_within(PATIENCE_WITH_MANY, "so many are answered", async || {
-                    (answered.load(Ordering::SeqCst) >= MANY / 2 * turn / turns).then_some(())
-                })
-                .await;
-                edit(gateway, |text| text.replace(&step[0], &step[1]));
-                reload(gateway, APPLIED).await;
-            }
-        }
-        answered.load(Ordering::SeqCst)
-    };
-    let browsing = field.gateways.iter().map(|gateway| {
-        let over = &over;
-        async move {
-            let mut asker = Asker::of(gateway, Protocol::Http2);
-            while !over.load(Ordering::SeqCst) {
-                let jar = zoe.jar().clone();
-                let answer = asker.ask("/token", &jar).await.unwrap();
-                assert_eq!(answer.status, 200, "{}", answer.text());
-                take(zoe, &answer);
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    });
+    let rotation = rotate(field, &answered);
+    let browsing = field.gateways.iter().map(|gateway| browse(gateway, zoe, &over));
     let ((), before, _) = tokio::join!(storm, rotation, join_all(browsing));
     let refreshed = field.provider.grants("refresh_token").len() - refreshes;
     eprintln!("{protocol:?}: {before} answers before the last reload, {refreshed} refreshes");
@@ -156,7 +129,7 @@ async fn everything_at_once(field: &Field, zoe: &Browser, protocol: Protocol, di
         assert_eq!((kept, sum), (MANY, &json!(MANY)));
     }
     // When the next use is written down, the cookie is sealed anew at the latest.
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    tokio::time::sleep(Duration::from_millis(3200)).await;
     zoe.profile().await.unwrap();
     for gateway in &field.gateways {
         edit(gateway, |text| text.replace(&secrets(&[NEW, OLD]), &secrets(&[NEW])));
@@ -166,17 +139,48 @@ async fn everything_at_once(field: &Field, zoe: &Browser, protocol: Protocol, di
     assert!(profiles.iter().all(Option::is_some), "the old secret is not needed any more");
 }
 
-/// A use is written down every second; a token of four seconds is replaced long before its end.
-const RESTLESS: &str = "inactivity = \"10s\"";
+/// Replaces the secret of all gateways; how many had their answers then.
+async fn rotate(field: &Field, answered: &AtomicUsize) -> usize {
+    field.release(MANY).await;
+    // First all open what the new secret seals, then all seal with it.
+    let steps = [secrets(&[OLD]), secrets(&[OLD, NEW]), secrets(&[NEW, OLD])];
+    let (mut turn, turns) = (0, 2 * field.gateways.len());
+    for step in steps.windows(2) {
+        for gateway in &field.gateways {
+            turn += 1;
+            until_within(PATIENCE_WITH_MANY, "so many are answered", async || {
+                (answered.load(Ordering::SeqCst) >= MANY / 2 * turn / turns).then_some(())
+            })
+            .await;
+            edit(gateway, |text| text.replace(&step[0], &step[1]));
+            reload(gateway, APPLIED).await;
+        }
+    }
+    answered.load(Ordering::SeqCst)
+}
+
+/// Asks for a page that needs a token, ten times a second.
+async fn browse(gateway: &Gateway, zoe: &Browser, over: &AtomicBool) {
+    let mut asker = Asker::of(gateway, Protocol::Http2);
+    while !over.load(Ordering::SeqCst) {
+        let jar = zoe.jar().clone();
+        let answer = asker.ask("/token", &jar).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        take(zoe, &answer);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A use is written down every third second; a token of two seconds before its end.
+const RESTLESS: &str = "inactivity = \"30s\"";
 
 /// So many gateways, and what goes on on them.
 async fn all_goes_on(gateways: usize, redis: Option<&str>) {
     let mut dice = Dice::rolled();
     for protocol in PROTOCOLS {
         let field = Field::new(gateways, RESTLESS, redis).await;
-        field.provider.script().tokens = json!({ "expires_in": 4 });
-        let zoe = field.signed_in(protocol).await;
-        everything_at_once(&field, &zoe, protocol, &mut dice).await;
+        field.provider.script().tokens = json!({ "expires_in": 2 });
+        everything_at_once(&field, protocol, &mut dice).await;
     }
 }
 

@@ -6,3 +6,4 @@ mod haproxy;
 mod nginx;
 mod node;
 mod python;
+mod resolver;

@@ -112,6 +112,60 @@ async fn a_tls_session_is_resumed_on_every_worker_and_after_a_reload() {
     }
 }
 
+/// The system's clock is what the file says, for whoever loads Debian's libfaketime.
+const CLOCK: [&str; 5] = [
+    "env",
+    "LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1",
+    "FAKETIME_TIMESTAMP_FILE=clock",
+    "FAKETIME_NO_CACHE=1",
+    "FAKETIME_DONT_FAKE_MONOTONIC=1",
+];
+
+/// A key that has leaked opens what was recorded in half a day, and no more.
+#[tokio::test]
+async fn the_keys_of_tls_sessions_change_every_six_hours_and_the_one_before_still_opens() {
+    let stage = Stage::with(|builder, app| {
+        builder.launched_by(&CLOCK).file("clock", "+0").route_with("/", app, r#"access = "public""#)
+    })
+    .await;
+    let gateway = &stage.gateway;
+    let hours_later = |hours: u32| {
+        let file = gateway.directory.path().join("clock");
+        fs::write(file.with_extension("new"), format!("+{hours}h")).unwrap();
+        fs::rename(file.with_extension("new"), file).unwrap();
+    };
+    for version in [&TLS12, &TLS13] {
+        let [always, first, second] = [(); 3].map(|()| client(version));
+        let ask = async |config: &ClientConfig| {
+            let copy = config.clone();
+            let stream = connect(gateway, "localhost", |own| *own = copy).await;
+            let mut raw = Raw(stream.unwrap());
+            raw.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+            assert_eq!(raw::status(&raw.response().await), 200);
+            raw.0.get_ref().1.handshake_kind().unwrap()
+        };
+        // As if the gateway had been started just now, for each version.
+        let base = if version.version == rustls::ProtocolVersion::TLSv1_2 { 0 } else { 100 };
+        let (full, resumed) = (HandshakeKind::Full, HandshakeKind::Resumed);
+        hours_later(base);
+        for config in [&always, &first, &second] {
+            assert_eq!(ask(config).await, full, "{version:?}");
+        }
+        for (hours, of_first) in [(5, None), (7, Some(resumed)), (14, None)] {
+            hours_later(base + hours);
+            assert_eq!(ask(&always).await, resumed, "{version:?}, after {hours} hours");
+            if let Some(expected) = of_first {
+                assert_eq!(ask(&first).await, expected, "{version:?}, after {hours} hours");
+            }
+        }
+        assert_eq!(
+            ask(&second).await,
+            full,
+            "{version:?}: its key is gone (is there libfaketime? run tests/run)"
+        );
+    }
+}
+
 /// Domain fronting: who passed a filter for one name must not ask for another.
 #[tokio::test]
 async fn a_connection_for_one_name_does_not_serve_another_with_its_own_certificate() {

@@ -6,9 +6,13 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::support::field::{OLD, secrets};
 use crate::support::jar::From;
+use crate::support::redis::Server;
 use crate::support::wire::Connection;
-use crate::support::{Answer, App, Ask, Browser, PROTOCOLS, Protocol, Raw, Reply, Stage, until};
+use crate::support::{
+    Answer, App, Ask, Browser, Gateway, PROTOCOLS, Protocol, Raw, Reply, Stage, free_port, until,
+};
 
 /// Asks with the browser's cookies on a connection of its own, and is not there for the answer
 /// when the task is aborted.
@@ -35,8 +39,21 @@ fn upstream_time(line: &str) -> Option<u128> {
     line.split_once(" upstream=")?.1.split_once("us ")?.0.parse().ok()
 }
 
-#[tokio::test]
-async fn an_update_in_a_trailer_is_kept_and_the_browser_is_told_nothing_of_it() {
+/// A gateway with one route to the app, and what stores its sessions: cookies, or this Redis.
+async fn stage(app: App, redis: Option<&Server>) -> Stage {
+    Stage::before_with(app, |builder, app| match redis {
+        Some(server) => builder.route("/", app).session(&kept_in(server)),
+        None => builder.route("/", app),
+    })
+    .await
+}
+
+/// The lines of `[session]` and of what follows.
+fn kept_in(server: &Server) -> String {
+    format!("{}\n[session.redis]\n{}", secrets(&[OLD]), server.toml())
+}
+
+async fn keep_what_trailers_say(redis: Option<&Server>) {
     for protocol in PROTOCOLS {
         let app = App::start(|seen| match seen.path() {
             "/set" => Reply::new(200)
@@ -49,7 +66,7 @@ async fn an_update_in_a_trailer_is_kept_and_the_browser_is_told_nothing_of_it() 
             _ => Reply::new(200),
         })
         .await;
-        let stage = Stage::before(app).await;
+        let stage = stage(app, redis).await;
         let zoe = stage.signed_in_over("zoe", protocol).await;
 
         let answer: Answer = zoe.ask(Ask::fetch("/set").header("te", "trailers")).await;
@@ -61,12 +78,23 @@ async fn an_update_in_a_trailer_is_kept_and_the_browser_is_told_nothing_of_it() 
 
         let next = zoe.fetch("/").await;
         assert_eq!(stage.app.last().session().unwrap()["theme"], "dark");
-        assert!(next.set_cookie("__Host-session").is_some(), "the newer cookie comes later");
+        // The newer cookie comes later; a ticket is as good as it was.
+        assert_eq!(next.set_cookie("__Host-session").is_some(), redis.is_none());
         assert!(stage.gateway.metric("vestibule_session_updates_applied_total").await == 1);
 
         zoe.fetch("/end").await;
         assert_eq!(zoe.fetch("/").await.status, 401);
     }
+}
+
+#[tokio::test]
+async fn an_update_in_a_trailer_is_kept_and_the_browser_is_told_nothing_of_it() {
+    keep_what_trailers_say(None).await;
+}
+
+#[tokio::test]
+async fn an_update_in_a_trailer_is_kept_in_redis() {
+    keep_what_trailers_say(Some(&Server::start().await)).await;
 }
 
 #[tokio::test]
@@ -97,8 +125,7 @@ async fn a_bad_update_in_a_trailer_is_refused_like_one_in_the_header() {
     assert!(stage.app.last().session().unwrap().get("theme").is_none());
 }
 
-#[tokio::test]
-async fn slow_updates_whose_clients_have_left_are_all_kept() {
+async fn keep_what_comes_too_late(redis: Option<&Server>) {
     const CLIENTS: usize = 50;
     for protocol in PROTOCOLS {
         let (answer, held) = watch::channel(false);
@@ -117,7 +144,7 @@ async fn slow_updates_whose_clients_have_left_are_all_kept() {
             }
         })
         .await;
-        let stage = Stage::before(app).await;
+        let stage = stage(app, redis).await;
         let zoe = stage.signed_in("zoe").await;
 
         let before = stage.app.seen().len();
@@ -154,6 +181,40 @@ async fn slow_updates_whose_clients_have_left_are_all_kept() {
         })
         .await;
         assert!(times.iter().all(|time| *time >= alone), "{times:?} us, {alone} of them alone");
+    }
+}
+
+#[tokio::test]
+async fn slow_updates_whose_clients_have_left_are_all_kept() {
+    keep_what_comes_too_late(None).await;
+}
+
+#[tokio::test]
+async fn slow_updates_whose_clients_have_left_are_all_kept_in_redis() {
+    keep_what_comes_too_late(Some(&Server::start().await)).await;
+}
+
+/// Late as they are, another gateway sees them as soon as their response has ended.
+#[tokio::test]
+async fn an_update_in_a_trailer_is_seen_on_another_gateway_at_once() {
+    let server = Server::start().await;
+    let app = App::start(|seen| match seen.path() {
+        "/set" => Reply::new(200).body("x").trailer("X-Session-Update", r#"{"n":{"$add":1}}"#),
+        _ => Reply::new(200),
+    })
+    .await;
+    let here = stage(app, Some(&server)).await;
+    let there = Gateway::with(&here.provider).port(free_port()).route("/", &here.app);
+    let there = there.session(&kept_in(&server)).start().await;
+    for protocol in PROTOCOLS {
+        let zoe = here.signed_in_over("zoe", protocol).await;
+        let elsewhere = Browser::at(&there.url, protocol);
+        *elsewhere.jar() = zoe.jar().clone();
+        for round in 1..=20 {
+            let (one, other) = if round % 2 == 0 { (&zoe, &elsewhere) } else { (&elsewhere, &zoe) };
+            assert_eq!(one.fetch("/set").await.text(), "x");
+            assert_eq!(other.profile().await.unwrap()["n"], round, "{protocol:?}");
+        }
     }
 }
 

@@ -1,0 +1,111 @@
+//! Whether the sessions that something follows are still there, and until when. Redis is asked about all
+//! of them after each moment in which a word of an end may have been missed, and now and then; and about
+//! one that seems to be unused, for another gateway may have seen a use of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::RedisResult;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::super::SessionId;
+use super::super::memory::Memory;
+use super::connector::Connection;
+use super::news::PATIENCE;
+use super::record::key;
+use crate::clock::Timestamp;
+use crate::config::Redis;
+
+/// How often it is asked about all.
+const ALL_EVERY: Duration = Duration::from_secs(10);
+/// How many it is asked about at a time: a request of somebody's waits for no more.
+const BATCH: usize = 100;
+/// How long it is remembered that a session was not there: what follows it looks more often.
+const GONE: Duration = Duration::from_secs(60);
+
+/// What Redis answers where there is no such key.
+const NO_KEY: i64 = -2;
+
+/// Redis did not answer.
+pub(super) struct Silent;
+
+/// The questions over one connection.
+pub(super) struct Standing {
+    prefix: String,
+    memory: Arc<Memory>,
+    all_at: Instant,
+}
+
+impl Standing {
+    /// Over a connection that has just begun to hear: what was said before it was missed.
+    pub(super) fn begin(config: &Redis, memory: &Arc<Memory>) -> Self {
+        Self { prefix: config.prefix.clone(), memory: memory.clone(), all_at: Instant::now() }
+    }
+
+    /// Asks what is to be asked, for so long.
+    pub(super) async fn ask_for(
+        &mut self,
+        time: Duration,
+        connection: &mut Connection,
+    ) -> Result<(), Silent> {
+        let end = Instant::now() + time;
+        loop {
+            let uses = self.memory.last_uses();
+            let ids = if self.all_at <= Instant::now() {
+                self.all_at = Instant::now() + ALL_EVERY;
+                uses.all()
+            } else {
+                uses.doubted()
+            };
+            for some in ids.chunks(BATCH) {
+                match timeout(PATIENCE, self.expirations(some, connection)).await {
+                    Ok(Ok(answers)) => self.hear(some, &answers),
+                    _ => return Err(Silent),
+                }
+            }
+            let more = timeout_at(end, self.memory.last_uses().doubt_comes()).await;
+            if more.is_err() || Instant::now() >= end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// When these expire, in milliseconds since 1970.
+    async fn expirations(
+        &self,
+        ids: &[SessionId],
+        connection: &mut Connection,
+    ) -> RedisResult<Vec<i64>> {
+        let keys = ids.iter().map(|id| key(&self.prefix, *id));
+        match connection {
+            Connection::One(connection) => {
+                let mut all = redis::pipe();
+                for key in keys {
+                    all.cmd("PEXPIRETIME").arg(key);
+                }
+                all.query_async(connection).await
+            }
+            // They stand on different servers.
+            Connection::Cluster(connection) => {
+                let mut answers = Vec::with_capacity(ids.len());
+                for key in keys {
+                    let mut ask = redis::cmd("PEXPIRETIME");
+                    answers.push(ask.arg(key).query_async(connection).await?);
+                }
+                Ok(answers)
+            }
+        }
+    }
+
+    fn hear(&self, ids: &[SessionId], answers: &[i64]) {
+        let now = Timestamp::now();
+        for (id, answer) in ids.iter().zip(answers) {
+            match (*answer, u64::try_from(*answer)) {
+                (NO_KEY, _) => self.memory.end(*id, now.plus(GONE), now),
+                (_, Ok(millis)) => self.memory.last_uses().expires(*id, Timestamp(millis / 1000)),
+                // It never expires, as far as Redis knows: nothing is learnt.
+                (_, Err(_)) => {}
+            }
+        }
+    }
+}
