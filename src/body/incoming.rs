@@ -103,3 +103,50 @@ impl http_body::Body for Incoming {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use http_body::Body as _;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// What becomes of a body that begins with "half" and is to be `length` bytes long.
+    async fn becomes(
+        length: Option<&str>,
+        end: impl FnOnce(&mut h2::SendStream<Bytes>),
+    ) -> (SizeHint, Result<Bytes, BodyError>) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let opening = h2::client::handshake(far);
+        let (server, client) = tokio::join!(h2::server::handshake(near), opening);
+        let (mut server, (mut sender, client)) = (server.unwrap(), client.unwrap());
+        tokio::spawn(client);
+        let mut request = Request::post("https://app.example/");
+        if let Some(length) = length {
+            request = request.header(CONTENT_LENGTH, length);
+        }
+        let (_response, mut to) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+        to.send_data(Bytes::from_static(b"half"), false).unwrap();
+        end(&mut to);
+        let (request, _reply) = server.accept().await.unwrap().unwrap();
+        tokio::spawn(async move { while server.accept().await.is_some() {} });
+        let (head, stream) = request.into_parts();
+        let body = Incoming::streamed(stream, &head.headers);
+        let hint = body.size_hint();
+        (hint, body.collect().await.map(http_body_util::Collected::to_bytes))
+    }
+
+    #[tokio::test]
+    async fn a_body_ends_where_its_client_ends_it_and_nowhere_else() {
+        let rest = || Bytes::from_static(b" and half");
+        let (hint, whole) = becomes(Some("13"), |to| to.send_data(rest(), true).unwrap()).await;
+        assert_eq!((hint.exact(), &whole.unwrap()[..]), (Some(13), &b"half and half"[..]));
+        let (hint, whole) = becomes(None, |to| to.send_data(rest(), true).unwrap()).await;
+        assert_eq!((hint.exact(), hint.lower(), whole.unwrap().len()), (None, 0, 13));
+        for reason in [h2::Reason::CANCEL, h2::Reason::NO_ERROR, h2::Reason::INTERNAL_ERROR] {
+            let (_, broken) = becomes(None, |to| to.send_reset(reason)).await;
+            assert!(broken.is_err(), "{reason}");
+        }
+    }
+}

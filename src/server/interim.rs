@@ -127,3 +127,61 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Interim<T> {
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn fields() -> HeaderMap {
+        let link = http::HeaderValue::from_static("</a>");
+        [(http::header::LINK, link)].into_iter().collect()
+    }
+
+    const HINT: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+
+    #[tokio::test]
+    async fn it_is_written_between_two_messages_and_never_within_one() {
+        let (near, mut far) = tokio::io::duplex(4096);
+        let aside = Arc::<Aside>::default();
+        let mut near = Interim { inner: near, aside: aside.clone() };
+        let say = || aside.say(StatusCode::EARLY_HINTS, &fields());
+        // Before a message that was not begun, and at a flush.
+        say();
+        near.write_all(b"one ").await.unwrap();
+        near.flush().await.unwrap();
+        say();
+        say();
+        near.flush().await.unwrap();
+        // Within one it is not said at all.
+        near.write_all(b"two ").await.unwrap();
+        say();
+        near.write_all(b"two ").await.unwrap();
+        near.flush().await.unwrap();
+        near.write_all(b"three").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut all = String::new();
+        far.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, format!("{HINT}one {HINT}{HINT}two two three"));
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_client_has_half_of_is_sent_whole_before_anything_else() {
+        let (near, mut far) = tokio::io::duplex(7);
+        let aside = Arc::<Aside>::default();
+        let mut near = Interim { inner: near, aside: aside.clone() };
+        aside.say(StatusCode::EARLY_HINTS, &fields());
+        let flushed = tokio::time::timeout(std::time::Duration::ZERO, near.flush()).await;
+        assert!(flushed.is_err(), "seven bytes hold no hint");
+        aside.say(StatusCode::EARLY_HINTS, &fields());
+        let writing = tokio::spawn(async move {
+            near.write_all(b"the answer").await.unwrap();
+            near.shutdown().await.unwrap();
+        });
+        let mut all = String::new();
+        far.read_to_string(&mut all).await.unwrap();
+        writing.await.unwrap();
+        assert_eq!(all, format!("{HINT}{HINT}the answer"));
+    }
+}

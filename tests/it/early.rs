@@ -2,11 +2,20 @@
 //! the app still works, as a response would, and changes nothing.
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::support::app::Peer;
 use crate::support::program::Program;
-use crate::support::{App, Gateway, PROTOCOLS, Protocol, Provider, Raw, Stage, free_port};
+use crate::support::webdriver::Chromium;
+use crate::support::wire::tls;
+use crate::support::{
+    App, Gateway, PATIENCE, PROTOCOLS, Protocol, Provider, Raw, Stage, free_port, until,
+};
 
 mod app;
 mod exchange;
@@ -322,4 +331,80 @@ async fn curl_shows_the_early_hints_of_an_app_of_node() {
         assert!(hint < at(&format!("< HTTP/{version} 200")), "{said}");
         assert!(said.contains("late"), "{said}");
     }
+}
+
+/// RFC 8297: what they are for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chromium_fetches_what_a_hint_names_while_the_app_works_on_the_page() {
+    let fetched = Arc::new(Notify::new());
+    let told = fetched.clone();
+    let app = App::by_hand(move |mut peer: Peer| {
+        let told = told.clone();
+        async move {
+            while let Some(seen) = peer.request().await {
+                let (kind, body) = match seen.path() {
+                    "/a.css" => {
+                        told.notify_one();
+                        ("text/css", "p { color: green }")
+                    }
+                    "/page" => {
+                        peer.write(text(&(103, vec![LINK]))).await.unwrap();
+                        let early = tokio::time::timeout(PATIENCE / 2, told.notified()).await;
+                        let body = early.map_or("<p id=said>late", |()| "<p id=said>early");
+                        ("text/html", body)
+                    }
+                    _ => ("text/plain", ""),
+                };
+                let length = body.len();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n");
+                peer.write(format!("{head}Content-Length: {length}\r\n\r\n{body}")).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let (_provider, gateway) = one(&app).await;
+    let chromium = Chromium::trusting(&gateway).await;
+    chromium.open(&gateway.url.join("/page").unwrap()).await;
+    assert_eq!(chromium.text("said").await.as_deref(), Some("early"));
+}
+
+/// RFC 8441: a stream of HTTP/2 that becomes a WebSocket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_over_http2_may_begin_with_hints() {
+    let app = App::by_hand(|mut peer: Peer| async move {
+        let seen = peer.request().await.unwrap();
+        peer.write(text(&(103, vec![LINK]))).await.unwrap();
+        let accept = derive_accept_key(seen.header("sec-websocket-key").unwrap().as_bytes());
+        let switch = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        peer.write(switch).await.unwrap();
+        let heard = peer.some().await;
+        peer.write(heard).await.unwrap();
+    })
+    .await;
+    let (_provider, gateway) = one(&app).await;
+    let stream = tls("localhost", gateway.url.port().unwrap(), &[b"h2"]).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    until("it offers WebSockets", async || {
+        sender.is_extended_connect_protocol_enabled().then_some(())
+    })
+    .await;
+    let request = http::Request::builder()
+        .method("CONNECT")
+        .uri(gateway.url.as_str())
+        .extension(h2::ext::Protocol::from_static("websocket"))
+        .header("sec-websocket-version", "13");
+    let (response, mut to) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+    let mut exchange = Exchange::Http2(response);
+    let hint = exchange.next().await.0;
+    assert_eq!((hint.status, hint.lines().len()), (103, 1));
+    let Exchange::Http2(response) = exchange else { panic!("it is one of HTTP/2") };
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 200);
+    to.send_data(Bytes::from_static(b"echo"), false).unwrap();
+    let heard = response.into_body().data().await.unwrap().unwrap();
+    assert_eq!(&heard[..], b"echo");
 }

@@ -45,3 +45,22 @@ impl Aside {
         if self.has_heard.replace(false) { self.heads.take() } else { Vec::new() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SECURITY: or one client's hints would go to another's stream.
+    #[test]
+    fn what_is_said_while_nobody_listens_is_heard_by_nobody() {
+        let aside = Aside::default();
+        aside.say(StatusCode::EARLY_HINTS, HeaderMap::new());
+        assert!(!aside.has_heard());
+        aside.listen(|| aside.say(StatusCode::PROCESSING, HeaderMap::new()));
+        aside.say(StatusCode::EARLY_HINTS, HeaderMap::new());
+        assert!(aside.has_heard());
+        let heard: Vec<StatusCode> = aside.take().iter().map(Response::status).collect();
+        assert_eq!(heard, [StatusCode::PROCESSING]);
+        assert!(!aside.has_heard() && aside.take().is_empty());
+    }
+}
