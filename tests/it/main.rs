@@ -49,6 +49,7 @@ mod restart;
 mod semantics;
 mod session;
 mod slow_http2;
+mod streams;
 mod stripping;
 mod three_gateways;
 mod tls;
