@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::RedisResult;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::SessionId;
@@ -59,7 +60,7 @@ impl Standing {
             };
             for some in ids.chunks(BATCH) {
                 match timeout(PATIENCE, self.expirations(some, connection)).await {
-                    Ok(Ok(answers)) => self.hear(some, &answers),
+                    Ok(Ok(answers)) => self.hear(answers),
                     _ => return Err(Silent),
                 }
             }
@@ -75,34 +76,40 @@ impl Standing {
         &self,
         ids: &[SessionId],
         connection: &mut Connection,
-    ) -> RedisResult<Vec<i64>> {
-        let keys = ids.iter().map(|id| key(&self.prefix, *id));
+    ) -> RedisResult<Vec<(SessionId, i64)>> {
+        let question = |id: SessionId| {
+            let mut question = redis::cmd("PEXPIRETIME");
+            question.arg(key(&self.prefix, id));
+            question
+        };
         match connection {
             Connection::One(connection) => {
                 let mut all = redis::pipe();
-                for key in keys {
-                    all.cmd("PEXPIRETIME").arg(key);
+                for id in ids {
+                    all.add_command(question(*id));
                 }
-                all.query_async(connection).await
+                let answers: Vec<i64> = all.query_async(connection).await?;
+                Ok(ids.iter().copied().zip(answers).collect())
             }
             // They stand on different servers.
             Connection::Cluster(connection) => {
-                let mut answers = Vec::with_capacity(ids.len());
-                for key in keys {
-                    let mut ask = redis::cmd("PEXPIRETIME");
-                    answers.push(ask.arg(key).query_async(connection).await?);
+                let mut asked = JoinSet::new();
+                for id in ids.iter().copied() {
+                    let (question, mut connection) = (question(id), connection.clone());
+                    let ask = async move { question.query_async(&mut connection).await };
+                    asked.spawn(async move { ask.await.map(|answer| (id, answer)) });
                 }
-                Ok(answers)
+                asked.join_all().await.into_iter().collect()
             }
         }
     }
 
-    fn hear(&self, ids: &[SessionId], answers: &[i64]) {
+    fn hear(&self, answers: Vec<(SessionId, i64)>) {
         let now = Timestamp::now();
-        for (id, answer) in ids.iter().zip(answers) {
-            match (*answer, u64::try_from(*answer)) {
-                (NO_KEY, _) => self.memory.end(*id, now.plus(GONE), now),
-                (_, Ok(millis)) => self.memory.last_uses().expires(*id, Timestamp(millis / 1000)),
+        for (id, answer) in answers {
+            match (answer, u64::try_from(answer)) {
+                (NO_KEY, _) => self.memory.end(id, now.plus(GONE), now),
+                (_, Ok(millis)) => self.memory.last_uses().expires(id, Timestamp(millis / 1000)),
                 // It never expires, as far as Redis knows: nothing is learnt.
                 (_, Err(_)) => {}
             }
