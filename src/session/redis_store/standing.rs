@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::RedisResult;
+use redis::{RedisError, RedisResult};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -35,12 +35,15 @@ pub(super) struct Standing {
     prefix: String,
     memory: Arc<Memory>,
     all_at: Instant,
+    /// Whether the log knows that Redis refuses to answer.
+    told: bool,
 }
 
 impl Standing {
     /// Over a connection that has just begun to hear: what was said before it was missed.
     pub(super) fn begin(config: &Redis, memory: &Arc<Memory>) -> Self {
-        Self { prefix: config.prefix.clone(), memory: memory.clone(), all_at: Instant::now() }
+        let (prefix, memory) = (config.prefix.clone(), memory.clone());
+        Self { prefix, memory, all_at: Instant::now(), told: false }
     }
 
     /// Asks what is to be asked, for so long.
@@ -61,7 +64,9 @@ impl Standing {
             for some in ids.chunks(BATCH) {
                 match timeout(PATIENCE, self.expirations(some, connection)).await {
                     Ok(Ok(answers)) => self.hear(answers),
-                    _ => return Err(Silent),
+                    // It is there; a user of an ACL may not be allowed to ask.
+                    Ok(Err(error)) if error.code().is_some() => self.tell(&error),
+                    Ok(Err(_)) | Err(_) => return Err(Silent),
                 }
             }
             let more = timeout_at(end, self.memory.last_uses().doubt_comes()).await;
@@ -101,6 +106,13 @@ impl Standing {
                 }
                 asked.join_all().await.into_iter().collect()
             }
+        }
+    }
+
+    /// Once for each connection.
+    fn tell(&mut self, error: &RedisError) {
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(%error, "Redis does not say which sessions are still there");
         }
     }
 
