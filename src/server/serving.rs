@@ -118,11 +118,16 @@ fn http1(limits: &Limits) -> http1::Builder {
     builder
 }
 
+/// Bytes of one response that wait for the client to take them. SECURITY: a client may open all its
+/// windows, ask on all its streams, and read nothing.
+const SEND_BUFFER: usize = 64 * 1024;
+
 fn http2(limits: &Limits) -> http2::Builder<Local> {
     let mut builder = http2::Builder::new(Local);
     builder
         .enable_connect_protocol()
         .max_concurrent_streams(limits.streams)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
     builder
 }
