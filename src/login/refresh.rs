@@ -138,13 +138,9 @@ impl Login {
             Part::Pause => return Ok(()),
             Part::Follow(under_way) => under_way,
             Part::Lead(lead, under_way) => {
-                // Somebody else may have refreshed between the load and now.
-                self.sessions.reload(visit, now).await.map_err(sessions_unavailable)?;
-                if visit.session().is_some_and(|session| is_due(session, now)) {
-                    self.lead(lead, visit.without_cookies(), now);
-                } else {
-                    drop(lead);
-                }
+                // At once: were this request to end in between, those who follow it would wait for
+                // nothing.
+                self.lead(lead, visit.without_cookies(), now);
                 under_way
             }
         };
@@ -201,6 +197,11 @@ enum Unmade {
 impl Refresh {
     /// Asks the provider when it is this gateway's turn, unless another one has done so meanwhile.
     async fn make(mut self) -> Result<(), Failed> {
+        // Somebody else may have refreshed since this request's load.
+        self.sessions.reload(&mut self.visit, self.now).await.map_err(|_| Failed)?;
+        if !self.visit.session().is_some_and(|session| is_due(session, self.now)) {
+            return Ok(());
+        }
         let deadline = std::time::Instant::now() + LONG_WAIT;
         let lease = loop {
             match self.sessions.turn(&self.visit, deadline).await {

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `claims` | what every store promises |
 //! | `endings` | of ends that the provider decides, and of who does what alone |
+//! | `open` | what is open at one gateway, and what happens at another |
 //! | `redis` | what Redis adds, and what it must not learn |
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::support::redis::{Cluster, Sentinels, Server};
 
 mod claims;
 mod endings;
+mod open;
 mod redis;
 
 /// `session.absolute` of every store here.

@@ -4,20 +4,20 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use vestibule::clock::Timestamp;
 use vestibule::config::value::Secret;
 use vestibule::config::{self, Redis};
-use vestibule::session::{Change, CommitRefused, Followed};
+use vestibule::session::{Change, CommitRefused, Visit};
 
 use super::endings::{logout, signed_in, user};
 use super::{INACTIVITY, Store, identity, local, tokens, update, view};
 use crate::support::cut::Cut;
-use crate::support::redis::{Cluster, Server};
+use crate::support::redis::Server;
 use crate::support::{join_all, until};
 
 /// A server, and sessions in it.
-async fn one() -> (Server, Store) {
+pub(super) async fn one() -> (Server, Store) {
     let server = Server::start().await;
     let store = Store::new(Some(server.config()));
     (server, store)
@@ -261,6 +261,41 @@ async fn a_write_whose_answer_was_lost_is_made_once() {
     .await;
 }
 
+/// Many updates of one session wait for a Redis that hangs: each as long as one alone would.
+#[tokio::test]
+async fn an_update_is_tried_for_two_seconds_however_many_came_before_it() {
+    local(async {
+        let (server, store) = one().await;
+        let (now, worker) = (Timestamp::now(), store.worker());
+        let jar = worker.signed_in(now).await;
+        let mut visits = Vec::new();
+        for _ in 0..24 {
+            visits.push(worker.load(&jar, now).await);
+        }
+        server.signal("STOP");
+        let updates = visits.iter_mut().enumerate().map(async |(number, visit)| {
+            sleep(Duration::from_millis(number as u64 * 250)).await;
+            let start = Instant::now();
+            let patch = json!({ format!("k{number}"): "x".repeat(20) });
+            let failed = worker.commit(visit, update(&patch), now).await;
+            assert!(matches!(failed, Err(CommitRefused::Unavailable(_))), "{failed:?}");
+            start.elapsed()
+        });
+        let times = join_all(updates).await;
+        server.signal("CONT");
+        let [least, most] = [times.iter().min().unwrap(), times.iter().max().unwrap()];
+        assert!(
+            *least > Duration::from_millis(1900) && *most < Duration::from_millis(2900),
+            "{times:?}"
+        );
+        until("updates are saved again", async || {
+            worker.update(&mut jar.clone(), json!({ "a": 1 }), now).await.ok()
+        })
+        .await;
+    })
+    .await;
+}
+
 /// Redis was away while somebody logged out, and is back before that was made up for.
 #[tokio::test]
 async fn a_logout_without_redis_holds_here_at_once_and_everywhere_later() {
@@ -286,76 +321,6 @@ async fn a_logout_without_redis_holds_here_at_once_and_everywhere_later() {
         .await;
     })
     .await;
-}
-
-/// Waits until what is followed is over, looking as often as who has it open, and says how long it took.
-async fn over(followed: &Followed) -> Duration {
-    let start = Instant::now();
-    while followed.is_alive(Timestamp::now()) {
-        assert!(start.elapsed() < Duration::from_secs(30), "it goes on");
-        sleep(Duration::from_millis(100)).await;
-    }
-    start.elapsed()
-}
-
-/// Redis says a word once: who is connecting anew at that moment never hears it.
-#[tokio::test]
-async fn what_is_open_ends_though_the_word_of_its_end_was_missed() {
-    local(async {
-        let (server, store) = one().await;
-        let now = Timestamp::now();
-        let (here, there) = (store.worker(), store.gateway());
-        until("it listens", async || there.health.is_good().then_some(())).await;
-        let worker = there.worker();
-        for kills_listener in [true, false] {
-            let (jar, other) = (here.signed_in(now).await, here.signed_in(now).await);
-            let followed = worker.follow(&worker.load(&jar, now).await);
-            let untouched = worker.follow(&worker.load(&other, now).await);
-            sleep(Duration::from_millis(1500)).await;
-            assert!(followed.is_alive(Timestamp::now()));
-            if kills_listener {
-                let _: i64 = server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-                here.log_out(&mut jar.clone(), now).await;
-                let took = over(&followed).await;
-                assert!(took < Duration::from_secs(4), "after it listens again: {took:?}");
-            } else {
-                let id = worker.load(&jar, now).await.session().unwrap().id;
-                let _: i64 = server.ask(&["DEL", &format!("vestibule:{{{id}}}")]).await;
-                let took = over(&followed).await;
-                assert!(took < Duration::from_secs(12), "now and then: {took:?}");
-            }
-            assert!(untouched.is_alive(Timestamp::now()));
-        }
-    })
-    .await;
-}
-
-/// The use of a session at one gateway keeps open what another one has of it.
-#[tokio::test]
-async fn what_is_open_lives_as_long_as_its_session_is_used_anywhere() {
-    let (server, cluster) = (Server::start().await, Cluster::start().await);
-    for config in [server.config(), cluster.config()] {
-        local(lives_as_long_as_it_is_used(Store::new(Some(config)))).await;
-    }
-}
-
-async fn lives_as_long_as_it_is_used(store: Store) {
-    let store = store.with(|config| config.inactivity = Some(Duration::from_secs(3)));
-    let (here, there) = (store.worker(), store.gateway());
-    until("it listens", async || there.health.is_good().then_some(())).await;
-    let worker = there.worker();
-    let mut jar = here.signed_in(Timestamp::now()).await;
-    let followed = worker.follow(&worker.load(&jar, Timestamp::now()).await);
-    for _ in 0..30 {
-        sleep(Duration::from_millis(300)).await;
-        let used = here.load(&jar, Timestamp::now()).await;
-        assert!(used.session().is_some());
-        here.answer(&used, &mut jar, Timestamp::now());
-        assert!(followed.is_alive(Timestamp::now()));
-    }
-    let took = over(&followed).await;
-    assert!((2000..4200).contains(&took.as_millis()), "{took:?}");
-    assert_eq!(here.view(&jar, Timestamp::now()).await, None);
 }
 
 /// What has ended stays so here, whatever Redis has found again on another disk.
@@ -420,6 +385,29 @@ async fn a_logout_by_the_provider_finds_sessions_of_every_secret() {
         }
         // What comes again when the old one is gone was obeyed all the same.
         assert!(!of(&[new]).end_all(&logout("early", user("early"), now), now).await);
+    })
+    .await;
+}
+
+/// A page asks for many things at once: one of them writes down that the session is in use.
+#[tokio::test]
+async fn a_use_of_many_requests_at_once_is_written_once() {
+    local(async {
+        let (_server, store) = one().await;
+        let (now, worker) = (Timestamp::now(), store.worker());
+        let jar = worker.signed_in(now).await;
+        let later = Timestamp(now.0 + 200);
+        let visits = join_all((0..50).map(|_| worker.load(&jar, later))).await;
+        let writes = |visit: &Visit| !worker.response(visit, later).is_empty();
+        assert_eq!(visits.iter().filter(|visit| writes(visit)).count(), 1);
+        assert!(visits.iter().all(|visit| visit.session().is_some()));
+        let visit = worker.load(&jar, later).await;
+        assert_eq!(visit.session().unwrap().touched_at, later);
+        // Nobody is kept from it by one who left in the middle.
+        let latest = Timestamp(now.0 + 400);
+        drop(timeout(Duration::from_micros(1), worker.load(&jar, latest)).await);
+        let visit = worker.load(&jar, latest).await;
+        assert_eq!(visit.session().unwrap().touched_at, latest);
     })
     .await;
 }
