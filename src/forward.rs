@@ -9,6 +9,7 @@
 //! | `forwarded` | what is the app told of the connection? |
 //! | `hops` | whom do the proxies before it name? |
 //! | `passing` | what is taken off a request's body? |
+//! | `interim` | what passes before the response? |
 //! | `delivery` | what becomes of a response's body, and of an update in its trailers? |
 //! | `lasting` | what goes on when the client has gone? |
 //! | `live` | what is open when its session ends? |
@@ -21,9 +22,8 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, CONTENT_TYPE, SET_COOKIE, TE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
 
-use crate::body::Body;
+use crate::body::{Body, Incoming};
 use crate::config::value::Keys;
 use crate::config::{Config, Route};
 use crate::error::Failure;
@@ -40,6 +40,7 @@ mod forwarded;
 mod headers;
 mod hops;
 mod identity;
+mod interim;
 mod lasting;
 mod live;
 mod passing;
@@ -48,6 +49,7 @@ mod upgrade;
 use delivery::{Delivery, Trailers};
 use forwarded::Forwarded;
 use headers::{Reserved, X_SESSION_UPDATE};
+use interim::Allowance;
 pub use lasting::Whole;
 use lasting::{Broken, Lasting, Orphans};
 use live::{Live, Tie};
@@ -89,6 +91,8 @@ pub struct Way<'a> {
     pub request_id: &'a str,
     /// The client's own, from the TLS handshake.
     pub certificate: Option<&'a ClientCertificate>,
+    /// How the client hears what comes before the response, if it can.
+    pub interim: Option<&'a dyn Fn(StatusCode, HeaderMap)>,
 }
 
 /// An app's answer: what the browser gets, and what the app asked of the session.
@@ -154,7 +158,9 @@ impl Forward {
         let request = Request::from_parts(head, body);
         let request = self.prepare(request, route, way, opened, wanted.as_ref());
         let session = opened.filter(|_| route.sticky).map(|opened| opened.session.id.number());
-        let sent = self.upstreams.send(way.route, request, session).await;
+        let allowance = Allowance::default();
+        let hear = |status, fields| self.hint(way, &allowance, status, fields);
+        let sent = self.upstreams.send(way.route, request, session, &hear).await;
         // The app has no part in it when the request itself breaks off.
         let failed = |error| whole.broken().map_or_else(|| failure(error), Broken::failure);
         let mut response = sent.map_err(failed)?;

@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 
 use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use crate::access::{Verdict, is_navigation, judge};
-use crate::body::Body;
+use crate::body::{Body, Incoming};
 use crate::clock::Timestamp;
 use crate::config::{Access, Config};
 use crate::error::Failure;
@@ -29,7 +28,7 @@ use crate::observe::metrics::{RouteLabel, WorkerMetrics};
 use crate::observe::request::{Names, RequestId, RequestIds, Seen, tell_unreadable};
 use crate::outbox::Outbox;
 use crate::page;
-use crate::peer::{ClientCertificate, Peer, Tunnel};
+use crate::peer::{ClientCertificate, Peer, Tell, Tunnel};
 use crate::room::Rooms;
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
@@ -65,6 +64,7 @@ struct Destination {
     origin: usize,
     peer: IpAddr,
     certificate: Option<Rc<ClientCertificate>>,
+    interim: Option<Tell>,
 }
 
 impl Gateway {
@@ -201,9 +201,15 @@ impl Gateway {
             Verdict::SignIn => return Err(self.login.login_required()),
             Verdict::Forbid => return Err(forbidden()),
         }
-        let certificate = peer.certificate.clone();
-        let to =
-            Destination { route: index, origin: origin_index, peer: peer.address, certificate };
+        // RFC 9110, section 15.2: HTTP/1.0 knows none.
+        let interim = (head.version > Version::HTTP_10).then(|| peer.tell.clone());
+        let to = Destination {
+            route: index,
+            origin: origin_index,
+            peer: peer.address,
+            certificate: peer.certificate.clone(),
+            interim,
+        };
         Ok(Next::Ask(Request::from_parts(head, body), to))
     }
 
@@ -218,9 +224,9 @@ impl Gateway {
         whole: Whole,
     ) -> Response<Body> {
         let (id, route, sent) = (seen.id, seen.route, Instant::now());
-        let Destination { route: index, origin, peer, certificate } = to;
-        let certificate = certificate.as_deref();
-        let way = Way { route: index, origin, peer, request_id: id.as_str(), certificate };
+        let Destination { route: index, origin, peer, certificate, interim } = to;
+        let (certificate, interim) = (certificate.as_deref(), interim.as_deref());
+        let way = Way { route: index, origin, peer, request_id: id.as_str(), certificate, interim };
         visit.spare_cookies();
         let answer = self.forward.send(request, way, visit.opened(), &whole).await;
         seen.upstream = Some(sent.elapsed());

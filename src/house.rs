@@ -5,19 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those it may use. What is not here is used by nobody and uses what it likes.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     ("body", &[]),
     ("clock", &[]),
     ("config", &["clock"]),
     ("digits", &[]),
+    ("duplex", &[]),
     ("keepalive", &[]),
     ("lock", &[]),
     ("outbox", &["lock"]),
     ("error", &[]),
-    ("peer", &[]),
+    ("peer", &["lock"]),
     ("room", &[]),
     ("session", &["clock", "config", "lock"]),
-    ("upstream", &["body", "config", "digits", "keepalive", "lock", "outbox"]),
+    ("upstream", &["body", "config", "digits", "duplex", "keepalive", "lock", "outbox"]),
     ("page", &["body", "error"]),
     ("observe", &["body", "config", "digits", "error", "lock", "session"]),
     ("access", &["config", "page", "session"]),
@@ -46,6 +47,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
             "body",
             "clock",
             "config",
+            "duplex",
             "error",
             "gateway",
             "keepalive",

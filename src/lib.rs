@@ -63,6 +63,7 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod digits;
+pub mod duplex;
 pub mod error;
 pub mod keepalive;
 pub mod lock;

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http::StatusCode;
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 
+use crate::body::Incoming;
 use crate::error::Failure;
 
 /// The most exchanges of one worker that go on without a client.

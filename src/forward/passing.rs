@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::Whole;
 use super::headers::Reserved;
 use super::lasting::Broken;
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, Incoming};
 use crate::room::Rooms;
 
 mod pace;
@@ -100,7 +99,7 @@ impl http_body::Body for Passing {
             }
             Some(Err(_)) => this.whole.break_off(Broken::Off),
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

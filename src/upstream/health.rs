@@ -112,7 +112,7 @@ fn request(known: &Known, check: &HealthCheck) -> io::Result<Request<Body>> {
 async fn ask_http1(stream: Stream, mut request: Request<Body>, limit: Duration) -> io::Result<u16> {
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     let mut connection = Connection::new(stream, Arc::default());
-    let asked = connection.exchange(&mut request, limit).await;
+    let asked = connection.exchange(&mut request, limit, &|_, _| {}).await;
     let (head, _) = asked.map_err(|Failed { error, .. }| io::Error::other(error))?;
     Ok(head.status.as_u16())
 }

@@ -23,6 +23,7 @@ mod client_certificates;
 mod contract;
 mod cookie;
 mod demo;
+mod early;
 mod ends;
 mod faults;
 mod forward;

@@ -46,54 +46,76 @@ async fn at_once(field: &Field, protocol: Protocol, jar: &Jar, dice: &mut Dice) 
     answers
 }
 
-/// A thousand parallel updates and additions; how long they took.
-async fn thousand(field: &Field, protocol: Protocol, dice: &mut Dice) -> Duration {
-    let zoe = field.signed_in(protocol).await;
-    let first = zoe.jar().clone();
-    let start = Instant::now();
-    let answers = at_once(field, protocol, &first, dice).await;
-    let took = start.elapsed();
-    for answer in &answers {
-        take(&zoe, answer);
-    }
-    for (place, profile) in field.profiles(&zoe).await.into_iter().enumerate() {
+/// Whether every update is there, wherever one asks. What is not there, the gateways have said: where
+/// the machine is too busy, Redis does not answer in time.
+async fn all_are_there(field: &Field, zoe: &Browser) -> bool {
+    let lost = field.said_lost().await;
+    for (place, profile) in field.profiles(zoe).await.into_iter().enumerate() {
         let profile = profile.unwrap();
-        let (kept, sum) = (keys(&profile).len(), &profile["n"]);
-        eprintln!("{protocol:?}, gateway {place}: {kept} of {MANY} keys, sum {sum}, {took:?}");
-        assert_eq!((kept, sum), (MANY, &json!(MANY)));
+        let (kept, sum) = (keys(&profile), &profile["n"]);
+        eprintln!("gateway {place}: {} of {MANY} keys, sum {sum}", kept.len());
+        assert_eq!(*sum, json!(kept.len()), "each was added once");
+        let silent = |key: &usize| !kept.contains(key) && !lost.contains(key);
+        let silent: Vec<_> = (0..MANY).filter(silent).collect();
+        assert!(silent.is_empty(), "lost without a word: {silent:?}");
     }
-    took
+    lost.is_empty()
+}
+
+/// Runs a race until nothing was lost, as it is where the machine has time for it.
+async fn run(race: impl AsyncFn(&mut Dice) -> bool) {
+    let mut dice = Dice::rolled();
+    for _ in 0..3 {
+        if race(&mut dice).await {
+            return;
+        }
+        eprintln!("again: Redis did not answer in time");
+    }
+    panic!("the machine is too busy to show anything");
+}
+
+/// A thousand parallel updates and additions over each protocol.
+async fn thousand(gateways: usize, redis: Option<&str>) {
+    run(async |dice| {
+        let field = Field::new(gateways, "", redis).await;
+        let mut all = true;
+        for protocol in PROTOCOLS {
+            let zoe = field.signed_in(protocol).await;
+            let first = zoe.jar().clone();
+            let start = Instant::now();
+            let answers = at_once(&field, protocol, &first, dice).await;
+            eprintln!("{protocol:?}: {:?}", start.elapsed());
+            for answer in &answers {
+                take(&zoe, answer);
+            }
+            all &= all_are_there(&field, &zoe).await;
+        }
+        all
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_parallel_updates_all_survive_in_cookies() {
-    let (field, mut dice) = (Field::new(1, "", None).await, Dice::rolled());
-    for protocol in PROTOCOLS {
-        thousand(&field, protocol, &mut dice).await;
-    }
+    thousand(1, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_parallel_updates_all_survive_in_redis() {
-    let (server, mut dice) = (Server::start().await, Dice::rolled());
-    let field = Field::new(1, "", Some(&server.toml())).await;
-    for protocol in PROTOCOLS {
-        thousand(&field, protocol, &mut dice).await;
-    }
+    let server = Server::start().await;
+    thousand(1, Some(&server.toml())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_parallel_updates_through_three_gateways_all_survive() {
-    let (server, mut dice) = (Server::start().await, Dice::rolled());
-    let field = Field::new(3, "", Some(&server.toml())).await;
-    for protocol in PROTOCOLS {
-        thousand(&field, protocol, &mut dice).await;
-    }
+    let server = Server::start().await;
+    thousand(3, Some(&server.toml())).await;
 }
 
 /// A thousand updates that are all under way while the session is touched every third second, its
-/// token is refreshed every other, and its secret is replaced, by reloads of the file.
-async fn everything_at_once(field: &Field, protocol: Protocol, dice: &mut Dice) {
+/// token is refreshed every other, and its secret is replaced, by reloads of the file. Whether all of
+/// them are there afterwards.
+async fn everything_at_once(field: &Field, protocol: Protocol, dice: &mut Dice) -> bool {
     field.hold();
     let askers = askers(field, protocol).await;
     let zoe = &field.signed_in(protocol).await;
@@ -123,11 +145,7 @@ async fn everything_at_once(field: &Field, protocol: Protocol, dice: &mut Dice) 
     eprintln!("{protocol:?}: {before} answers before the last reload, {refreshed} refreshes");
     assert!(before < MANY, "all were over");
     assert!(refreshed > 1, "{refreshed}");
-    for profile in field.profiles(zoe).await.into_iter().map(Option::unwrap) {
-        let (kept, sum) = (keys(&profile).len(), &profile["n"]);
-        eprintln!("{kept} of {MANY} keys, sum {sum}");
-        assert_eq!((kept, sum), (MANY, &json!(MANY)));
-    }
+    let all = all_are_there(field, zoe).await;
     // When the next use is written down, the cookie is sealed anew at the latest.
     tokio::time::sleep(Duration::from_millis(3200)).await;
     zoe.profile().await.unwrap();
@@ -137,6 +155,7 @@ async fn everything_at_once(field: &Field, protocol: Protocol, dice: &mut Dice) 
     }
     let profiles = field.profiles(zoe).await;
     assert!(profiles.iter().all(Option::is_some), "the old secret is not needed any more");
+    all
 }
 
 /// Replaces the secret of all gateways; how many had their answers then.
@@ -176,11 +195,13 @@ const RESTLESS: &str = "inactivity = \"30s\"";
 
 /// So many gateways, and what goes on on them.
 async fn all_goes_on(gateways: usize, redis: Option<&str>) {
-    let mut dice = Dice::rolled();
     for protocol in PROTOCOLS {
-        let field = Field::new(gateways, RESTLESS, redis).await;
-        field.provider.script().tokens = json!({ "expires_in": 2 });
-        everything_at_once(&field, protocol, &mut dice).await;
+        run(async |dice| {
+            let field = Field::new(gateways, RESTLESS, redis).await;
+            field.provider.script().tokens = json!({ "expires_in": 2 });
+            everything_at_once(&field, protocol, dice).await
+        })
+        .await;
     }
 }
 
