@@ -1,11 +1,16 @@
 //! The one body type of every message the gateway sends: nothing, a few bytes of its own, or a
-//! stream that passes through. It knows nothing of where a stream comes from.
+//! stream that passes through. It knows nothing of where a stream comes from. `body/incoming` is the
+//! one of every request as it arrives.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+
+mod incoming;
+
+pub use incoming::Incoming;
 
 /// Whatever broke a body under way: an I/O error, a limit, a peer that went away.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;

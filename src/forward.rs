@@ -9,6 +9,7 @@
 //! | `forwarded` | what is the app told of the connection? |
 //! | `hops` | whom do the proxies before it name? |
 //! | `passing` | what is taken off a request's body? |
+//! | `interim` | what passes before the response? |
 //! | `delivery` | what becomes of a response's body, and of an update in its trailers? |
 //! | `lasting` | what goes on when the client has gone? |
 //! | `live` | what is open when its session ends? |
@@ -21,14 +22,14 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, CONTENT_TYPE, SET_COOKIE, TE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
 
-use crate::body::Body;
+use crate::body::{Body, Incoming};
 use crate::config::value::Keys;
 use crate::config::{Config, Route};
 use crate::error::Failure;
 use crate::outbox::Outbox;
 use crate::peer::ClientCertificate;
+use crate::room::Rooms;
 use crate::session::update::UpdateRefused;
 use crate::session::{Opened, SessionUpdate, Sessions, cookie};
 use crate::upstream::{Directory, Http2Error, Switched, UpstreamError, Upstreams};
@@ -39,6 +40,7 @@ mod forwarded;
 mod headers;
 mod hops;
 mod identity;
+mod interim;
 mod lasting;
 mod live;
 mod passing;
@@ -47,6 +49,7 @@ mod upgrade;
 use delivery::{Delivery, Trailers};
 use forwarded::Forwarded;
 use headers::{Reserved, X_SESSION_UPDATE};
+use interim::Allowance;
 pub use lasting::Whole;
 use lasting::{Broken, Lasting, Orphans};
 use live::{Live, Tie};
@@ -72,6 +75,7 @@ pub struct Forward {
     owns_cookie: OwnCookie,
     live: Rc<Live>,
     orphans: Rc<Orphans>,
+    rooms: Rc<Rooms>,
 }
 
 /// Where a request comes from and goes to.
@@ -87,6 +91,8 @@ pub struct Way<'a> {
     pub request_id: &'a str,
     /// The client's own, from the TLS handshake.
     pub certificate: Option<&'a ClientCertificate>,
+    /// How the client hears what comes before the response, if it can.
+    pub interim: Option<&'a dyn Fn(StatusCode, HeaderMap)>,
 }
 
 /// An app's answer: what the browser gets, and what the app asked of the session.
@@ -102,15 +108,17 @@ pub type Later =
     Box<dyn FnOnce(Result<SessionUpdate, UpdateRefused>) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 impl Forward {
-    /// For one worker.
+    /// For one worker, whose requests wait in `rooms`.
     pub fn new(
         config: &Arc<Config>,
         directory: &Directory,
         owns_cookie: OwnCookie,
         sessions: Rc<Sessions>,
         outbox: &Arc<Outbox>,
+        rooms: Rc<Rooms>,
     ) -> Self {
         Self {
+            rooms,
             upstreams: Upstreams::new(directory, outbox),
             reserved: Rc::new(Reserved::new(config)),
             forwarded: Forwarded::new(&config.server),
@@ -145,15 +153,18 @@ impl Forward {
         let (head, body) = request.into_parts();
         let limits = &self.config.server.limits;
         let bytes = route.body_bytes.or(limits.body_bytes).map(|bytes| bytes as u64);
-        let bounds = Bounds { bytes, time: limits.body_time };
+        let bounds = Bounds { bytes, time: limits.body_time, rooms: &self.rooms };
         let body = passing::to_app(body, &self.reserved, whole, bounds).map_err(Broken::failure)?;
         let request = Request::from_parts(head, body);
         let request = self.prepare(request, route, way, opened, wanted.as_ref());
         let session = opened.filter(|_| route.sticky).map(|opened| opened.session.id.number());
-        let sent = self.upstreams.send(way.route, request, session).await;
+        let allowance = Allowance::default();
+        let hear = |status, fields| self.hint(way, &allowance, status, fields);
+        let sent = self.upstreams.send(way.route, request, session, &hear).await;
         // The app has no part in it when the request itself breaks off.
         let failed = |error| whole.broken().map_or_else(|| failure(error), Broken::failure);
         let mut response = sent.map_err(failed)?;
+        whole.answered();
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let wanted = wanted.filter(|wanted| !switched || wanted.is_agreed(response.headers()));
         let update = take_update(response.headers(), &route.session_update);

@@ -6,7 +6,6 @@
 //! the app was asked for a session that it may change, the request goes on to its end: its line and
 //! its numbers are those of the app's answer, as if somebody had waited for it.
 
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,12 +13,11 @@ use std::time::{Duration, Instant};
 
 use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use crate::access::{Verdict, is_navigation, judge};
-use crate::body::Body;
+use crate::body::{Body, Incoming};
 use crate::clock::Timestamp;
 use crate::config::{Access, Config};
 use crate::error::Failure;
@@ -30,7 +28,8 @@ use crate::observe::metrics::{RouteLabel, WorkerMetrics};
 use crate::observe::request::{Names, RequestId, RequestIds, Seen, tell_unreadable};
 use crate::outbox::Outbox;
 use crate::page;
-use crate::peer::{ClientCertificate, Peer, Tunnel};
+use crate::peer::{ClientCertificate, Peer, Tell, Tunnel};
+use crate::room::Rooms;
 use crate::route::{Routes, Target, misdirected};
 use crate::session::update::UpdateRefused;
 use crate::session::{Change, Memory, SessionUpdate, Sessions, Visit};
@@ -47,9 +46,8 @@ pub struct Gateway {
     log: Option<Rc<AccessLog>>,
     ids: RequestIds,
     names: Names,
-    /// Requests whose responses have not begun.
-    waiting: Cell<usize>,
-    most_waiting: usize,
+    /// For requests whose responses have not begun.
+    rooms: Rc<Rooms>,
 }
 
 /// Where a request's way leads.
@@ -66,6 +64,7 @@ struct Destination {
     origin: usize,
     peer: IpAddr,
     certificate: Option<Rc<ClientCertificate>>,
+    interim: Option<Tell>,
 }
 
 impl Gateway {
@@ -83,6 +82,8 @@ impl Gateway {
         let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
         let known = sessions.clone();
         let owns_cookie = move |name: &[u8]| known.cookie().owns(name) || Login::owns_cookie(name);
+        let limits = &config.server.limits;
+        let rooms = Rc::new(Rooms::new(limits.requests.div_ceil(config.server.workers.max(1))));
         Self {
             routes: Routes::new(&config),
             forward: Forward::new(
@@ -91,12 +92,12 @@ impl Gateway {
                 Box::new(owns_cookie),
                 sessions.clone(),
                 outbox,
+                rooms.clone(),
             ),
             login: Login::new(parties, sessions.clone(), metrics.clone()),
             names: Names::new(&config),
             ids: RequestIds::default(),
-            waiting: Cell::new(0),
-            most_waiting: config.server.limits.requests.div_ceil(config.server.workers.max(1)),
+            rooms,
             sessions,
             config,
             metrics,
@@ -113,7 +114,7 @@ impl Gateway {
         let client = self.forward.client(peer.address, request.headers());
         let mut seen = Seen::begin(&request, client, self.ids.next());
         let mut visit = Visit::default();
-        let Some(_room) = Room::take(&self.waiting, self.most_waiting) else {
+        let Some(_room) = self.rooms.take() else {
             return self.respond(Err(overloaded()), &visit, &seen);
         };
         match self.pass(request, peer, &mut visit, &mut seen).await {
@@ -200,9 +201,15 @@ impl Gateway {
             Verdict::SignIn => return Err(self.login.login_required()),
             Verdict::Forbid => return Err(forbidden()),
         }
-        let certificate = peer.certificate.clone();
-        let to =
-            Destination { route: index, origin: origin_index, peer: peer.address, certificate };
+        // RFC 9110, section 15.2: HTTP/1.0 knows none.
+        let interim = (head.version > Version::HTTP_10).then(|| peer.tell.clone());
+        let to = Destination {
+            route: index,
+            origin: origin_index,
+            peer: peer.address,
+            certificate: peer.certificate.clone(),
+            interim,
+        };
         Ok(Next::Ask(Request::from_parts(head, body), to))
     }
 
@@ -217,9 +224,9 @@ impl Gateway {
         whole: Whole,
     ) -> Response<Body> {
         let (id, route, sent) = (seen.id, seen.route, Instant::now());
-        let Destination { route: index, origin, peer, certificate } = to;
-        let certificate = certificate.as_deref();
-        let way = Way { route: index, origin, peer, request_id: id.as_str(), certificate };
+        let Destination { route: index, origin, peer, certificate, interim } = to;
+        let (certificate, interim) = (certificate.as_deref(), interim.as_deref());
+        let way = Way { route: index, origin, peer, request_id: id.as_str(), certificate, interim };
         visit.spare_cookies();
         let answer = self.forward.send(request, way, visit.opened(), &whole).await;
         seen.upstream = Some(sent.elapsed());
@@ -371,25 +378,6 @@ fn overloaded() -> Failure {
 /// Success would say that there is one.
 fn no_websocket() -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, "no_websocket", "There is no WebSocket at this address.")
-}
-
-/// A request's room among those that wait for their responses.
-struct Room<'a>(&'a Cell<usize>);
-
-impl<'a> Room<'a> {
-    fn take(waiting: &'a Cell<usize>, most: usize) -> Option<Self> {
-        let room = waiting.get() < most;
-        room.then(|| {
-            waiting.set(waiting.get() + 1);
-            Self(waiting)
-        })
-    }
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
 }
 
 fn uncertified() -> Failure {

@@ -5,31 +5,40 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those it may use. What is not here is used by nobody and uses what it likes.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     ("body", &[]),
     ("clock", &[]),
     ("config", &["clock"]),
     ("digits", &[]),
+    ("duplex", &[]),
     ("keepalive", &[]),
-    ("outbox", &[]),
+    ("lock", &[]),
+    ("outbox", &["lock"]),
     ("error", &[]),
-    ("peer", &[]),
-    ("session", &["clock", "config"]),
-    ("upstream", &["body", "config", "digits", "keepalive", "outbox"]),
+    ("peer", &["lock"]),
+    ("room", &[]),
+    ("session", &["clock", "config", "lock"]),
+    ("upstream", &["body", "config", "digits", "duplex", "keepalive", "lock", "outbox"]),
     ("page", &["body", "error"]),
-    ("observe", &["body", "config", "digits", "error", "session"]),
+    ("observe", &["body", "config", "digits", "error", "lock", "session"]),
     ("access", &["config", "page", "session"]),
     ("route", &["config", "digits", "error", "login"]),
     (
         "forward",
-        &["body", "clock", "config", "digits", "error", "outbox", "peer", "session", "upstream"],
+        &[
+            "body", "clock", "config", "digits", "error", "outbox", "peer", "room", "session",
+            "upstream",
+        ],
     ),
-    ("login", &["body", "clock", "config", "digits", "error", "observe", "peer", "session"]),
+    (
+        "login",
+        &["body", "clock", "config", "digits", "error", "lock", "observe", "peer", "session"],
+    ),
     (
         "gateway",
         &[
             "access", "body", "clock", "config", "error", "forward", "login", "observe", "outbox",
-            "page", "peer", "route", "session", "upstream",
+            "page", "peer", "room", "route", "session", "upstream",
         ],
     ),
     (
@@ -38,9 +47,11 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "body",
             "clock",
             "config",
+            "duplex",
             "error",
             "gateway",
             "keepalive",
+            "lock",
             "login",
             "observe",
             "outbox",
@@ -51,7 +62,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "upstream",
         ],
     ),
-    ("demo", &["clock", "config", "observe", "server"]),
+    ("demo", &["clock", "config", "lock", "observe", "server"]),
 ];
 
 /// Every source file, with its path below `src`.

@@ -63,10 +63,13 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod digits;
+pub mod duplex;
 pub mod error;
 pub mod keepalive;
+pub mod lock;
 pub mod outbox;
 pub mod peer;
+pub mod room;
 
 #[cfg(test)]
 mod house;

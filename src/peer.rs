@@ -1,10 +1,19 @@
 //! The other end of a connection: found out once, at its beginning, and the same for every request
 //! on it. It knows no headers.
 
-use std::any::Any;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+use http::{HeaderMap, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+
+use crate::lock::lock;
+
+/// Sends a client an interim response (RFC 9110, section 15.2) before the response to the request of
+/// which the future is being polled.
+pub type Tell = Rc<dyn Fn(StatusCode, HeaderMap)>;
 
 /// Who is connected, and to whom they think they are.
 pub struct Peer {
@@ -16,19 +25,35 @@ pub struct Peer {
     pub same_certificate: Box<dyn Fn(&str) -> bool>,
     /// The client's own certificate, verified.
     pub certificate: Option<Rc<ClientCertificate>>,
+    /// How it hears what comes before a response.
+    pub tell: Tell,
 }
 
 /// In the extensions of a request over HTTP/2 that is to become a WebSocket (RFC 8441), in the form
-/// that it has over HTTP/1.1: a GET. As long as it lives its connection is in use.
+/// that it has over HTTP/1.1: a GET. A response that says success opens it.
 #[derive(Clone)]
-pub struct Tunnel {
-    _use: Arc<dyn Any + Send + Sync>,
-}
+pub struct Tunnel(Arc<Mutex<Option<Opened>>>);
+
+/// What opens a tunnel.
+pub type Opening = oneshot::Sender<Box<dyn Open>>;
+type Opened = oneshot::Receiver<Box<dyn Open>>;
+
+/// A tunnel that is open: as long as it lives its connection is in use.
+pub trait Open: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Open for T {}
 
 impl Tunnel {
-    /// `in_use` is dropped with the last clone.
-    pub fn new(in_use: impl Any + Send + Sync) -> Self {
-        Self { _use: Arc::new(in_use) }
+    /// One that is not open.
+    pub fn new() -> (Opening, Self) {
+        let (opening, opened) = oneshot::channel();
+        (opening, Self(Arc::new(Mutex::new(Some(opened)))))
+    }
+
+    /// The tunnel, once it is open; nothing if it never is, or somebody else has it.
+    pub async fn opened(self) -> Option<Box<dyn Open>> {
+        let opened = lock(&self.0).take()?;
+        opened.await.ok()
     }
 }
 

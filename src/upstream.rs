@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::body::Body;
 use crate::config::value::UpstreamUrl;
 use crate::outbox::Outbox;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use thiserror::Error;
 
 mod balance;
@@ -103,6 +103,16 @@ impl UpstreamError {
     }
 }
 
+/// Hears each interim response that comes before the response (RFC 9110, section 15.2), but for those
+/// that one connection's two ends say to each other: `100`, and `101` over HTTP/1.1, which is final.
+pub type Hear<'a> = &'a dyn Fn(StatusCode, HeaderMap);
+
+/// Whether an interim response is for more than one connection's two ends: the gateway asks for no
+/// `100` (RFC 9110, section 10.1.1) and for a `101` only over HTTP/1.1, where that is the answer.
+fn is_for_all(status: StatusCode) -> bool {
+    status != StatusCode::CONTINUE && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
 /// One worker's connections to every upstream.
 pub struct Upstreams {
     routes: Vec<Choice>,
@@ -151,22 +161,23 @@ impl Upstreams {
     }
 
     /// Sends a request to an upstream of the route with this index: with a `session`'s number to
-    /// the one that the session has.
+    /// the one that the session has. `hear` is told what comes before the response.
     pub async fn send(
         &self,
         route: usize,
         request: Request<Body>,
         session: Option<u64>,
+        hear: Hear<'_>,
     ) -> Result<Response<Body>, UpstreamError> {
         match self.routes.get(route) {
             None => Err(UpstreamError::None),
             Some(Choice::One(channel)) => {
-                channel.send(request).await.map_err(|failed| match failed {
+                channel.send(request, hear).await.map_err(|failed| match failed {
                     NoResponse::Unsent(_, error) | NoResponse::Sent(error) => error,
                 })
             }
             // Boxed, so that the future of who has nothing to choose is no larger.
-            Some(Choice::Many(many)) => Box::pin(many.send(request, session)).await,
+            Some(Choice::Many(many)) => Box::pin(many.send(request, session, hear)).await,
         }
     }
 }
@@ -192,6 +203,7 @@ impl Many {
         &self,
         request: Request<Body>,
         session: Option<u64>,
+        hear: Hear<'_>,
     ) -> Result<Response<Body>, UpstreamError> {
         let (parts, body) = request.into_parts();
         let (witness, body) = Witness::of(body);
@@ -202,7 +214,7 @@ impl Many {
             let Some(place) = self.places.get(index) else { break };
             tried = tried.and(index);
             let under_way = UnderWay::begin(&place.under_way);
-            match place.channel.send(request).await {
+            match place.channel.send(request, hear).await {
                 Ok(response) => {
                     place.condition.answered();
                     return Ok(under_way.until_the_end_of(response));

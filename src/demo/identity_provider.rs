@@ -13,7 +13,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +41,7 @@ pub use users::User;
 
 use super::web::{self, Reply};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 use bounded::Bounded;
 use grants::Grants;
 use keys::Keys;
@@ -202,7 +203,7 @@ impl IdentityProvider {
 
     /// A panic while it was held leaves nothing half done that matters here.
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.memory)
     }
 
     /// Who is signed in to the provider in this browser.

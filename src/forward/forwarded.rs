@@ -238,7 +238,7 @@ mod tests {
         let mut fields = HeaderMap::new();
         forwarded.write(
             &mut fields,
-            Way { route: 0, origin: 0, peer, request_id: ID, certificate: None },
+            Way { route: 0, origin: 0, peer, request_id: ID, certificate: None, interim: None },
             believed,
         );
         fields

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http::StatusCode;
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 
+use crate::body::Incoming;
 use crate::error::Failure;
 
 /// The most exchanges of one worker that go on without a client.
@@ -27,6 +27,8 @@ pub struct Whole(Option<Rc<Cell<Coming>>>);
 enum Coming {
     #[default]
     Yes,
+    /// The same, but its app has answered.
+    Answered,
     Whole,
     Broken(Broken),
 }
@@ -37,7 +39,7 @@ pub(super) enum Broken {
     /// It is not framed as its head says, or the client has gone.
     #[error("the request's body is broken")]
     Off,
-    /// Nothing of it came for `[server.limits] body_time`.
+    /// Nothing of it came for `[server.limits] body_time`, or too little, and others want the room.
     #[error("the request's body does not come")]
     Late,
     /// It is more than `body_bytes`.
@@ -82,6 +84,20 @@ impl Whole {
         }
     }
 
+    /// Its app has answered, whether all of it has come or not.
+    pub(super) fn answered(&self) {
+        if let Some(coming) = &self.0
+            && matches!(coming.get(), Coming::Yes)
+        {
+            coming.set(Coming::Answered);
+        }
+    }
+
+    /// Whether its app has answered before its end.
+    pub(super) fn is_answered(&self) -> bool {
+        self.0.as_ref().is_some_and(|coming| matches!(coming.get(), Coming::Answered))
+    }
+
     /// It will never come whole.
     pub(super) fn break_off(&self, why: Broken) {
         if let Some(coming) = &self.0 {
@@ -93,7 +109,7 @@ impl Whole {
     pub(super) fn broken(&self) -> Option<Broken> {
         match self.0.as_ref()?.get() {
             Coming::Broken(why) => Some(why),
-            Coming::Yes | Coming::Whole => None,
+            Coming::Yes | Coming::Answered | Coming::Whole => None,
         }
     }
 

@@ -15,6 +15,9 @@ use crate::session::{Followed, Opened, Sessions};
 /// How often sessions are looked at: what belongs to one is to end within a second of it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// And while one is in doubt.
+const LOOK_SOON: Duration = Duration::from_millis(50);
+
 /// What is open on one worker.
 pub(super) struct Live {
     sessions: Rc<Sessions>,
@@ -56,14 +59,18 @@ impl Live {
 
     /// Looks as long as anything is open.
     async fn look_regularly(self: Rc<Self>) {
+        let mut pause = LOOK_EVERY;
         while !self.open.borrow().is_empty() {
-            tokio::time::sleep(LOOK_EVERY).await;
-            self.look(Timestamp::now());
+            tokio::time::sleep(pause).await;
+            let in_doubt = self.look(Timestamp::now());
+            pause = if in_doubt { LOOK_SOON } else { LOOK_EVERY };
         }
         self.looking.set(false);
     }
 
-    fn look(&self, now: Timestamp) {
+    /// Whether any is in doubt.
+    fn look(&self, now: Timestamp) -> bool {
+        let mut in_doubt = false;
         // Woken tasks do not run in here: nothing is opened meanwhile.
         self.open.borrow_mut().retain(|open| {
             let Some(open) = open.upgrade() else { return false };
@@ -71,8 +78,10 @@ impl Live {
             if !alive {
                 open.end();
             }
+            in_doubt |= alive && open.session.is_in_doubt();
             alive
         });
+        in_doubt
     }
 }
 

@@ -3,26 +3,31 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
 
 use super::Whole;
 use super::headers::Reserved;
 use super::lasting::Broken;
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, Incoming};
+use crate::room::Rooms;
+
+mod pace;
+
+use pace::Pace;
 
 /// What a request's body may be.
 #[derive(Clone, Copy)]
-pub(super) struct Bounds {
+pub(super) struct Bounds<'a> {
     /// The most of it.
     pub(super) bytes: Option<u64>,
     /// The longest time between two pieces.
     pub(super) time: Duration,
+    /// Where room is scarce, it must come faster.
+    pub(super) rooms: &'a Rc<Rooms>,
 }
 
 /// A request's body; `whole` is told of its end. SECURITY: a client's trailers must not say what
@@ -34,7 +39,7 @@ pub(super) fn to_app(
     body: Incoming,
     reserved: &Rc<Reserved>,
     whole: &Whole,
-    bounds: Bounds,
+    bounds: Bounds<'_>,
 ) -> Result<Body, Broken> {
     if body.is_end_stream() {
         return Ok(Body::Empty);
@@ -43,8 +48,9 @@ pub(super) fn to_app(
     if body.size_hint().lower() > left {
         return Err(Broken::Large);
     }
-    let (reserved, whole, time) = (reserved.clone(), whole.clone(), bounds.time);
-    Ok(Body::stream(Passing { body, reserved, whole, left, time, timer: None, waits: false }))
+    let pace = Pace::new(bounds.time, bounds.rooms.clone());
+    let (reserved, whole) = (reserved.clone(), whole.clone());
+    Ok(Body::stream(Passing { body, reserved, whole, left, pace }))
 }
 
 struct Passing {
@@ -53,10 +59,7 @@ struct Passing {
     whole: Whole,
     /// How much more may come.
     left: u64,
-    time: Duration,
-    /// Set when something is waited for, and kept for the next time.
-    timer: Option<Pin<Box<Sleep>>>,
-    waits: bool,
+    pace: Pace,
 }
 
 type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
@@ -65,19 +68,6 @@ impl Passing {
     fn breaks_off(&self, why: Broken) -> Polled {
         self.whole.break_off(why);
         Poll::Ready(Some(Err(why.into())))
-    }
-
-    /// Nothing has come yet.
-    fn wait(&mut self, context: &mut Context<'_>) -> Polled {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.time)));
-        if !self.waits {
-            self.waits = true;
-            timer.as_mut().reset(Instant::now() + self.time);
-        }
-        if timer.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        self.breaks_off(Broken::Late)
     }
 }
 
@@ -88,9 +78,9 @@ impl http_body::Body for Passing {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
         let Poll::Ready(mut frame) = Pin::new(&mut this.body).poll_frame(context) else {
-            return this.wait(context);
+            ready!(this.pace.poll_late(context, !this.whole.is_answered()));
+            return this.breaks_off(Broken::Late);
         };
-        this.waits = false;
         match &mut frame {
             None => this.whole.set(),
             Some(Ok(frame)) => {
@@ -99,6 +89,7 @@ impl http_body::Body for Passing {
                     return this.breaks_off(Broken::Large);
                 };
                 this.left = left;
+                this.pace.came(length);
                 if let Some(trailers) = frame.trailers_mut() {
                     this.reserved.strip(trailers);
                     this.whole.set();
@@ -108,7 +99,7 @@ impl http_body::Body for Passing {
             }
             Some(Err(_)) => this.whole.break_off(Broken::Off),
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -66,7 +66,8 @@ impl Scene {
         let sessions = Rc::new(Sessions::new(&config.session, sealer, memory));
         let directory =
             Directory::new(&config.routes, &config.server.limits, &Arc::new(tls), None).unwrap();
-        let forward = Forward::new(&Arc::new(config), &directory, own, sessions, &Arc::default());
+        let (outbox, rooms) = (Arc::default(), Rc::new(Rooms::new(100)));
+        let forward = Forward::new(&Arc::new(config), &directory, own, sessions, &outbox, rooms);
         let opened = Some(Rc::new(Opened::new(Arc::new(session()))));
         Self { forward: Rc::new(forward), opened, sent, update: Rc::default() }
     }
@@ -76,12 +77,14 @@ impl Scene {
         let (browser, here) = tokio::io::duplex(1024 * 1024);
         let (forward, opened) = (self.forward.clone(), self.opened.clone());
         let kept = self.update.clone();
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+            let request = request.map(Incoming::from);
             let (forward, opened, kept) = (forward.clone(), opened.clone(), kept.clone());
             async move {
                 let peer = [192, 0, 2, 1].into();
                 let request_id = "0123456789abcdef0123456789abcdef";
-                let way = Way { route: 0, origin: 0, peer, request_id, certificate: None };
+                let (certificate, interim) = (None, None);
+                let way = Way { route: 0, origin: 0, peer, request_id, certificate, interim };
                 let whole = Whole::of(request.body());
                 match forward.send(request, way, opened.as_ref(), &whole).await {
                     Ok(answer) => {

@@ -29,35 +29,37 @@ const FRAME_TIME: Duration = Duration::from_millis(300);
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 
 /// A WebSocket that a browser asks for.
-pub(super) struct Wanted {
-    browser: OnUpgrade,
-    /// Over HTTP/2 the gateway shakes hands with the app by itself.
-    over_http2: Option<(Tunnel, HeaderValue)>,
+pub(super) enum Wanted {
+    /// Over HTTP/1.1.
+    Http1(OnUpgrade),
+    /// Over HTTP/2 the gateway shakes hands with the app by itself, with this key.
+    Http2(Tunnel, HeaderValue),
 }
 
 /// What the request asks for, if that is a WebSocket.
 pub(super) fn wanted<B>(request: &mut Request<B>) -> Option<Wanted> {
-    let tunnel = match request.version() {
-        Version::HTTP_2 => Some(request.extensions_mut().remove::<Tunnel>()?),
+    match request.version() {
+        Version::HTTP_2 => {
+            let tunnel = request.extensions_mut().remove::<Tunnel>()?;
+            Some(Wanted::Http2(tunnel, websocket::key()))
+        }
         // SECURITY: `Upgrade: h2c` would be a way past every later check (h2c smuggling).
         Version::HTTP_11
             if request.method() == Method::GET
                 && names(request.headers(), CONNECTION, b"upgrade")
                 && names(request.headers(), UPGRADE, b"websocket") =>
         {
-            None
+            Some(Wanted::Http1(hyper::upgrade::on(request)))
         }
-        _ => return None,
-    };
-    let browser = hyper::upgrade::on(request);
-    Some(Wanted { browser, over_http2: tunnel.map(|tunnel| (tunnel, websocket::key())) })
+        _ => None,
+    }
 }
 
 impl Wanted {
     /// Asks an upstream to change the protocol of its connection.
     pub(super) fn ask(&self, fields: &mut HeaderMap) {
         write(fields);
-        if let Some((_, key)) = &self.over_http2 {
+        if let Self::Http2(_, key) = self {
             fields.insert(SEC_WEBSOCKET_KEY, key.clone());
             let version = fields.entry(SEC_WEBSOCKET_VERSION);
             version.or_insert(HeaderValue::from_static("13"));
@@ -66,17 +68,18 @@ impl Wanted {
 
     /// Whether an app that switches protocols switches to this WebSocket.
     pub(super) fn is_agreed(&self, response: &HeaderMap) -> bool {
-        let accepts = |(_, key): &(Tunnel, HeaderValue)| {
-            let accepted = websocket::accepted(key);
-            accepted.is_some_and(|accepted| response.get(SEC_WEBSOCKET_ACCEPT) == Some(&accepted))
+        let accepts = match self {
+            Self::Http1(_) => true,
+            Self::Http2(_, key) => websocket::accepted(key)
+                .is_some_and(|accepted| response.get(SEC_WEBSOCKET_ACCEPT) == Some(&accepted)),
         };
-        names(response, UPGRADE, b"websocket") && self.over_http2.as_ref().is_none_or(accepts)
+        accepts && names(response, UPGRADE, b"websocket")
     }
 
     /// Whether this answer without a switch says something else to the browser than the app meant:
     /// over HTTP/2 success is the switch (RFC 8441, section 5).
     pub(super) fn is_misread(&self, status: StatusCode) -> bool {
-        self.over_http2.is_some() && status.is_success()
+        matches!(self, Self::Http2(..)) && status.is_success()
     }
 
     /// Tells the browser that the protocol has changed, and joins the two.
@@ -86,14 +89,25 @@ impl Wanted {
         app: Switched,
         open: Option<Rc<Open>>,
     ) {
-        let Self { browser, over_http2 } = self;
-        if over_http2.is_some() {
+        if let Self::Http2(..) = self {
             *response.status_mut() = StatusCode::OK;
             response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
         } else {
             write(response.headers_mut());
         }
-        join(browser, app, open, over_http2.map(|(tunnel, _)| tunnel));
+        // Joins the two connections once both have changed.
+        tokio::task::spawn_local(async move {
+            match self {
+                Self::Http1(browser) => {
+                    let Ok(browser) = browser.await else { return };
+                    join(TokioIo::new(browser), app, open).await;
+                }
+                Self::Http2(tunnel, _) => {
+                    let Some(browser) = tunnel.opened().await else { return };
+                    join(browser, app, open).await;
+                }
+            }
+        });
     }
 }
 
@@ -102,26 +116,18 @@ fn write(fields: &mut HeaderMap) {
     fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Joins the two connections once both have changed, until either side ends, or the session that
-/// they belong to.
-fn join(
-    browser: OnUpgrade,
+/// Copies what each side says to the other, until either ends, or the session that they belong to.
+async fn join(
+    mut browser: impl AsyncRead + AsyncWrite + Unpin,
     mut upstream: Switched,
     open: Option<Rc<Open>>,
-    tunnel: Option<Tunnel>,
 ) {
-    tokio::task::spawn_local(async move {
-        // Its connection is in use as long as this goes on.
-        let _tunnel = tunnel;
-        let Ok(browser) = browser.await else { return };
-        let mut browser = TokioIo::new(browser);
-        if let Some(open) = open {
-            copy_until_over(browser, upstream, &open).await;
-        } else {
-            // Either side may break off at any time; the other is closed then.
-            let _ = copy_bidirectional(&mut browser, &mut upstream).await;
-        }
-    });
+    if let Some(open) = open {
+        copy_until_over(browser, upstream, &open).await;
+    } else {
+        // Either side may break off at any time; the other is closed then.
+        let _ = copy_bidirectional(&mut browser, &mut upstream).await;
+    }
 }
 
 /// The same, with a goodbye to the browser where the session ends first.

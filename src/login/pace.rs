@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
 use crate::error::Failure;
+use crate::lock::lock;
 use crate::peer::Network;
 
 /// Within which a client may begin so often.
@@ -43,7 +44,7 @@ impl Pace {
     }
 
     fn wait(&self, client: IpAddr, every: Duration, now: Duration) -> Option<Duration> {
-        let mut all = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.spent);
         let client = Network::of(client);
         let spent = all.get(&client).copied().unwrap_or_default().max(now) + every;
         let wait = spent.saturating_sub(now).checked_sub(MINUTE).filter(|wait| !wait.is_zero());

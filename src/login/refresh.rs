@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{Login, provider_unavailable, sessions_unavailable};
 use crate::clock::Timestamp;
 use crate::error::Failure;
+use crate::lock::lock;
 use crate::observe::metrics::{LoginOutcome, WorkerMetrics};
 use crate::session::{
     Change, CommitRefused, Identity, Lease, Session, SessionId, Sessions, Tokens, Turn, Visit,
@@ -72,7 +73,7 @@ enum Part {
 impl Refreshes {
     /// `good`: whether the token that is there can be used.
     fn join(self: &Arc<Self>, id: SessionId, good: bool) -> Part {
-        let mut states = self.lock();
+        let mut states = lock(&self.states);
         match states.get(&id) {
             Some(State::UnderWay(under_way)) => return Part::Follow(under_way.clone()),
             Some(State::Failed(at)) if good && at.elapsed() < PAUSE => return Part::Pause,
@@ -87,7 +88,7 @@ impl Refreshes {
     /// Ends when nothing is under way: what the provider has given out is kept.
     pub(super) async fn settled(&self) {
         let next = || {
-            self.lock().values().find_map(|state| match state {
+            lock(&self.states).values().find_map(|state| match state {
                 State::UnderWay(under_way) => Some(under_way.done.clone()),
                 State::Failed(_) => None,
             })
@@ -95,10 +96,6 @@ impl Refreshes {
         while let Some(mut done) = next() {
             let _ = done.changed().await;
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, State, ahash::RandomState>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,7 +112,7 @@ impl UnderWay {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        let mut states = self.all.lock();
+        let mut states = lock(&self.all.states);
         states.remove(&self.id);
         if self.failed {
             if states.len() >= MOST_FAILURES {
@@ -141,13 +138,9 @@ impl Login {
             Part::Pause => return Ok(()),
             Part::Follow(under_way) => under_way,
             Part::Lead(lead, under_way) => {
-                // Somebody else may have refreshed between the load and now.
-                self.sessions.reload(visit, now).await.map_err(sessions_unavailable)?;
-                if visit.session().is_some_and(|session| is_due(session, now)) {
-                    self.lead(lead, visit.without_cookies(), now);
-                } else {
-                    drop(lead);
-                }
+                // At once: were this request to end in between, those who follow it would wait for
+                // nothing.
+                self.lead(lead, visit.without_cookies(), now);
                 under_way
             }
         };
@@ -204,6 +197,11 @@ enum Unmade {
 impl Refresh {
     /// Asks the provider when it is this gateway's turn, unless another one has done so meanwhile.
     async fn make(mut self) -> Result<(), Failed> {
+        // Somebody else may have refreshed since this request's load.
+        self.sessions.reload(&mut self.visit, self.now).await.map_err(|_| Failed)?;
+        if !self.visit.session().is_some_and(|session| is_due(session, self.now)) {
+            return Ok(());
+        }
         let deadline = std::time::Instant::now() + LONG_WAIT;
         let lease = loop {
             match self.sessions.turn(&self.visit, deadline).await {
@@ -353,7 +351,7 @@ mod tests {
             let leads = led.iter().filter(|part| matches!(part, Part::Lead(..))).count();
             assert_eq!(leads, 1);
         }
-        assert!(all.lock().is_empty());
+        assert!(lock(&all.states).is_empty());
         assert!(lead(&all, true).is_some());
     }
 
@@ -387,7 +385,7 @@ mod tests {
         drop(failing);
         sleep(PAUSE).await;
         assert!(lead(&all, true).is_some());
-        assert!(all.lock().is_empty());
+        assert!(lock(&all.states).is_empty());
     }
 
     #[tokio::test]
@@ -402,7 +400,7 @@ mod tests {
             };
             failing.failed = true;
             drop(failing);
-            assert!(all.lock().len() <= MOST_FAILURES);
+            assert!(lock(&all.states).len() <= MOST_FAILURES);
         }
         assert!(matches!(all.join(ID, true), Part::Follow(_)), "what is under way stays");
     }

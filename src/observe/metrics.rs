@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use http::StatusCode;
 use prometheus_client::registry::Registry;
 
+use crate::lock::lock;
 use crate::session::Memory;
 use crate::session::update::UpdateRefused;
 
@@ -207,7 +208,7 @@ impl Metrics {
             broken_http2: AtomicU64::default(),
             refused_connections: AtomicU64::default(),
         });
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
+        lock(&self.workers).push(counters.clone());
         WorkerMetrics::of(counters, &self.routes)
     }
 
@@ -222,7 +223,7 @@ impl Metrics {
     }
 
     fn sum(&self, read: impl Fn(&Counters) -> u64) -> u64 {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|c| read(c)).sum()
+        lock(&self.workers).iter().map(|c| read(c)).sum()
     }
 }
 
@@ -340,7 +341,7 @@ impl fmt::Debug for Metrics {
 impl Counters {
     /// The row of a route, which is made if it is not there.
     fn row(&self, name: &str) -> Arc<Row> {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = lock(&self.rows);
         if let Some((_, row)) = rows.iter().find(|(known, _)| known == name) {
             return row.clone();
         }

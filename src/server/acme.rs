@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use super::{der, tls};
 use crate::clock::Timestamp;
 use crate::config::certificate::{CertificateError, is_good_for, load};
 use crate::config::{Acme, Certificate};
+use crate::lock::lock;
 use crate::login::HttpClient;
 
 /// How often it is looked whether one is due.
@@ -46,11 +47,7 @@ impl Challenges {
     /// What to answer at this path, if it is one of ours.
     pub(super) fn at(&self, path: &str) -> Option<String> {
         let token = path.strip_prefix("/.well-known/acme-challenge/")?;
-        self.lock().get(token).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).get(token).cloned()
     }
 }
 
@@ -62,14 +59,14 @@ struct Shown<'a> {
 
 impl Shown<'_> {
     fn show(&mut self, token: &str, proof: &str) {
-        self.all.lock().insert(token.to_owned(), proof.to_owned());
+        lock(&self.all.0).insert(token.to_owned(), proof.to_owned());
         self.tokens.push(token.to_owned());
     }
 }
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
-        let mut all = self.all.lock();
+        let mut all = lock(&self.all.0);
         for token in &self.tokens {
             all.remove(token);
         }

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::config::Server;
+use crate::lock::lock;
 use crate::peer::Network;
 
 /// The clients that have connections; no more of them than there are connections.
@@ -23,7 +24,7 @@ impl Clients {
             return Some(Place(None));
         }
         let client = Network::of(address);
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         let open = all.entry(client).or_default();
         if *open >= most {
             return None;
@@ -36,7 +37,7 @@ impl Clients {
 impl Drop for Place {
     fn drop(&mut self) {
         let Some((clients, client)) = &self.0 else { return };
-        let mut all = clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&clients.0);
         if let Some(open) = all.get_mut(client) {
             *open -= 1;
             if *open == 0 {

@@ -5,7 +5,6 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::error::Error;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -15,10 +14,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,17 +25,20 @@ use tokio_rustls::server::TlsStream;
 
 use super::clients::{Clients, Place};
 use super::coalesce::Coalesce;
+use super::date::Dates;
 use super::generation::Generation;
 use super::heads::{Guarded, Heads};
+use super::http2::{self, Http2};
+use super::interim::{self, Interim};
 use super::serving::Serving;
 use super::watch::{UnderWay, Watch, Watched, Watches};
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, Incoming};
 use crate::gateway::Gateway;
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
 use crate::observe::request::route_name;
 use crate::outbox::{Outbox, Posted};
-use crate::peer::{Peer, Tunnel};
+use crate::peer::Peer;
 use crate::session::Memory;
 
 /// To who has begun a head, and does not end it.
@@ -52,6 +53,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// So much longer where nobody has asked yet.
 const PATIENCE: usize = 3;
 
+/// A connection behind its handshake.
+type Encrypted = TlsStream<Posted<TcpStream>>;
+
 /// What the connections of one worker have in common.
 pub(super) struct Connections {
     /// What is in force.
@@ -64,6 +68,7 @@ pub(super) struct Connections {
     log: Option<Rc<AccessLog>>,
     clients: Arc<Clients>,
     outbox: Arc<Outbox>,
+    dates: Rc<Dates>,
     stopped: watch::Receiver<bool>,
     /// The same, read without a lock.
     stopping: Cell<bool>,
@@ -90,6 +95,7 @@ impl Connections {
             log,
             clients,
             outbox,
+            dates: Rc::default(),
             stopped,
             stopping: Cell::new(false),
         }
@@ -131,55 +137,66 @@ impl Connections {
         address: IpAddr,
         held: impl Any + Send + Sync,
     ) {
-        let serving = self.serving.borrow().clone();
-        // Before the handshake, which costs more than all that comes after it.
-        let Some(place) = self.enter(&serving, address) else { return };
-        let open = self.metrics.connection();
-        let peer = address;
         // Boxed, as HTTP/2 below: an idle connection's task must not keep room for what it is not.
-        let arrival = tokio::time::timeout(serving.handshake_time, serving.arrive(stream, address));
-        let (stream, address) = match Box::pin(arrival).await {
-            Ok(Ok(arrived)) => arrived,
-            Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
-            Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
-        };
-        // Whom a load balancer speaks for is a client as well.
-        let named = if address == peer { None } else { Some(self.enter(&serving, address)) };
-        if matches!(named, Some(None)) {
+        let Some((serving, stream, address, held)) =
+            Box::pin(self.arrive(stream, address, held)).await
+        else {
             return;
-        }
+        };
         // A connection that becomes a WebSocket goes on counting: its stream has the watch.
-        let watch = self.watches.add(Box::new((open, held, place, named)));
-        let peer = serving.peer(&stream, address);
-        let client = peer.address;
-        let exchange = exchange(self.clone(), peer, watch.clone());
+        let watch = self.watches.add(held);
         // A connection that breaks off ends for its requests too, and they tell what matters.
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             watch.multiplexed();
+            let aside = Rc::<http2::Aside>::default();
+            let said = aside.clone();
+            let tell = Rc::new(move |status, fields| said.say(status, fields));
+            let exchange = self.exchange(serving.peer(&stream, address, tell), &watch);
+            let answer = move |request| exchange.answer(request);
             let stream = Watched { inner: Coalesce::new(stream), watch: watch.clone() };
-            let mut connection =
-                Box::pin(serving.http2.serve_connection(TokioIo::new(stream), exchange));
+            let begun = serving.http2.handshake(stream);
+            let dates = self.dates.clone();
+            let connection = Http2::new(begun, answer, aside, dates, watch.clone());
+            let mut connection = Box::pin(connection);
             // Nothing of a generation is to be held by a connection that outlives it.
             drop(serving);
             tokio::select! {
-                ended = connection.as_mut() => return self.ended_http2(ended, client),
-                () = watch.closed() => return,
-                () = self.may_leave(&watch) => connection.as_mut().graceful_shutdown(),
+                ended = connection.as_mut() => return self.ended_http2(ended, address),
+                // Who does not read what he asked for does not hear a farewell either.
+                () = watch.closed() => if !watch.is_idle() { return },
+                () = self.may_leave(&watch) => {
+                    connection.leave();
+                    return self.ended_http2(connection.await, address);
+                }
             }
-            let ended = connection.await;
-            self.ended_http2(ended, client);
+            // RFC 9113, section 9.1: what the client asks just now is still answered, and what it
+            // asks later goes elsewhere.
+            connection.leave();
+            tokio::select! {
+                ended = connection => self.ended_http2(ended, address),
+                () = Box::pin(watch.closed_after(LINGER)) => {}
+            }
         } else {
+            let aside = Arc::<interim::Aside>::default();
+            let said = aside.clone();
+            let tell = Rc::new(move |status, fields| said.say(status, &fields));
+            let exchange = self.exchange(serving.peer(&stream, address, tell), &watch);
+            let answer = move |request: Request<hyper::body::Incoming>| {
+                exchange.answer(request.map(Incoming::from))
+            };
             let heads = Heads::default();
+            let stream = Interim { inner: stream, aside };
             let stream = Guarded { inner: stream, heads, watch: watch.clone() };
             let stream = Watched { inner: stream, watch: watch.clone() };
-            let connection = serving.http1.serve_connection(TokioIo::new(stream), exchange);
+            let connection =
+                serving.http1.serve_connection(TokioIo::new(stream), service_fn(answer));
             let mut connection = connection.with_upgrades();
             drop(serving);
             let ended = tokio::select! {
                 ended = &mut connection => Some(ended),
                 () = watch.closed() => {
                     let stream = connection.into_parts().map(|parts| parts.io.into_inner());
-                    return Box::pin(self.too_late(stream, &watch, client)).await;
+                    return Box::pin(self.too_late(stream, &watch, address)).await;
                 }
                 () = self.may_leave(&watch) => None,
             };
@@ -191,11 +208,45 @@ impl Connections {
             };
             // What breaks off is not to look as if it had ended: it is cut.
             let said_goodbye = ended.as_ref().err().is_none_or(hyper::Error::is_parse);
-            self.ended_http1(ended, client);
+            self.ended_http1(ended, address);
             if let Some(parts) = connection.into_parts().filter(|_| said_goodbye) {
                 linger(parts.io.into_inner().inner.inner).await;
             }
         }
+    }
+
+    /// The beginning of a connection, up to the end of its TLS handshake: what serves it, its stream,
+    /// who is at the other end, and what counts it as open.
+    async fn arrive(
+        &self,
+        stream: TcpStream,
+        address: IpAddr,
+        held: impl Any + Send + Sync,
+    ) -> Option<(Rc<Serving>, Encrypted, IpAddr, Box<dyn Any + Send + Sync>)> {
+        let serving = self.serving.borrow().clone();
+        // Before the handshake, which costs more than all that comes after it.
+        let place = self.enter(&serving, address)?;
+        let open = self.metrics.connection();
+        let peer = address;
+        let arrival = tokio::time::timeout(serving.handshake_time, serving.arrive(stream, address));
+        let (stream, address) = match arrival.await {
+            Ok(Ok(arrived)) => arrived,
+            Ok(Err(error)) => {
+                tracing::debug!(%address, %error, "no TLS");
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!(%address, "the TLS handshake took too long");
+                return None;
+            }
+        };
+        // Whom a load balancer speaks for is a client as well.
+        let named = if address == peer { None } else { Some(self.enter(&serving, address)?) };
+        Some((serving, stream, address, Box::new((open, held, place, named))))
+    }
+
+    fn exchange(self: &Rc<Self>, peer: Peer, watch: &Arc<Watch>) -> Exchange {
+        Exchange { connections: self.clone(), peer: Rc::new(peer), watch: watch.clone() }
     }
 
     /// A place for a connection of this client, if it may have one more.
@@ -223,7 +274,7 @@ impl Connections {
     /// A connection is over its limits. RFC 9110, section 15.5.9: who has begun to ask is told so.
     async fn too_late(
         &self,
-        stream: Option<Watched<Guarded<TlsStream<Posted<TcpStream>>>>>,
+        stream: Option<Watched<Guarded<Interim<Encrypted>>>>,
         watch: &Watch,
         client: IpAddr,
     ) {
@@ -241,10 +292,8 @@ impl Connections {
         }
     }
 
-    fn ended_http2(&self, ended: hyper::Result<()>, client: IpAddr) {
-        let Err(error) = ended else { return };
-        let cause = error.source().and_then(<dyn Error>::downcast_ref::<h2::Error>);
-        if let Some(error) = cause.filter(|cause| !cause.is_io()) {
+    fn ended_http2(&self, ended: Result<(), h2::Error>, client: IpAddr) {
+        if let Some(error) = ended.err().filter(|error| !error.is_io()) {
             self.metrics.broken_http2();
             tracing::debug!(%client, %error, "a client breaks HTTP/2");
         }
@@ -296,20 +345,21 @@ async fn linger(mut stream: impl AsyncRead + Unpin) {
     let _ = tokio::time::timeout(LINGER, Box::pin(rest)).await;
 }
 
-/// The requests of one connection.
-fn exchange(
+/// Answers the requests of one connection.
+struct Exchange {
     connections: Rc<Connections>,
-    peer: Peer,
+    peer: Rc<Peer>,
     watch: Arc<Watch>,
-) -> impl Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible, Future: 'static>
-{
-    let peer = Rc::new(peer);
-    service_fn(move |mut request: Request<Incoming>| {
-        if request.method() == Method::CONNECT {
-            tunnel(&mut request, &watch);
-        }
-        let (gateway, peer, watch) = (connections.gateway(), peer.clone(), watch.clone());
-        let (under_way, connections) = (watch.request(), connections.clone());
+}
+
+impl Exchange {
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Sent>, Infallible>> + 'static + use<> {
+        let (gateway, peer) = (self.connections.gateway(), self.peer.clone());
+        let (connections, watch) = (self.connections.clone(), self.watch.clone());
+        let under_way = watch.request();
         async move {
             let mut response = gateway.answer(request, &peer).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -319,16 +369,6 @@ fn exchange(
             }
             Ok(response.map(|body| Sent { body, _under_way: under_way, _gateway: gateway }))
         }
-    })
-}
-
-/// A WebSocket over HTTP/2 is asked for by CONNECT (RFC 8441, section 4); from here on it is the GET
-/// that it is over HTTP/1.1. Any other CONNECT stays one, and is refused.
-fn tunnel(request: &mut Request<Incoming>, watch: &Arc<Watch>) {
-    let protocol = request.extensions().get::<hyper::ext::Protocol>();
-    if protocol.is_some_and(|protocol| protocol.as_str() == "websocket") {
-        *request.method_mut() = Method::GET;
-        request.extensions_mut().insert(Tunnel::new(watch.request()));
     }
 }
 

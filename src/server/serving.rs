@@ -7,8 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -16,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::client_certificate::describe;
 use super::generation::Generation;
+use super::http2;
 use super::proxy_protocol;
 use super::tls::Certificates;
 use crate::config::{Config, Limits};
@@ -23,7 +23,7 @@ use crate::gateway::Gateway;
 use crate::observe::access::AccessLog;
 use crate::observe::metrics::WorkerMetrics;
 use crate::outbox::{Outbox, Posted};
-use crate::peer::Peer;
+use crate::peer::{Peer, Tell};
 use crate::session::Memory;
 
 /// hyper's own limit of fields, which it checks without an allocation.
@@ -40,7 +40,7 @@ pub(super) struct Serving {
     proxies: Option<Vec<IpNet>>,
     pub(super) handshake_time: Duration,
     pub(super) http1: http1::Builder,
-    pub(super) http2: http2::Builder<Local>,
+    pub(super) http2: h2::server::Builder,
     outbox: Arc<Outbox>,
 }
 
@@ -71,7 +71,7 @@ impl Serving {
             proxies: proxies.then(|| config.server.trusted_proxies.clone()),
             handshake_time: limits.handshake_time,
             http1: http1(limits),
-            http2: http2(limits),
+            http2: http2::builder(limits),
             outbox: outbox.clone(),
         }
     }
@@ -90,7 +90,12 @@ impl Serving {
         Ok((self.tls.accept(stream).await?, address))
     }
 
-    pub(super) fn peer(&self, stream: &TlsStream<Posted<TcpStream>>, address: IpAddr) -> Peer {
+    pub(super) fn peer(
+        &self,
+        stream: &TlsStream<Posted<TcpStream>>,
+        address: IpAddr,
+        tell: Tell,
+    ) -> Peer {
         let name = stream.get_ref().1.server_name().map(str::to_ascii_lowercase);
         let (certificates, asked) = (self.certificates.clone(), name.clone());
         let same_certificate =
@@ -101,6 +106,7 @@ impl Serving {
             server_name: name,
             same_certificate: Box::new(same_certificate),
             certificate: certificate.map(|certificate| Rc::new(describe(certificate))),
+            tell,
         }
     }
 }
@@ -116,23 +122,4 @@ fn http1(limits: &Limits) -> http1::Builder {
         builder.max_headers(limits.headers);
     }
     builder
-}
-
-fn http2(limits: &Limits) -> http2::Builder<Local> {
-    let mut builder = http2::Builder::new(Local);
-    builder
-        .enable_connect_protocol()
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-    builder
-}
-
-/// Runs hyper's tasks on this worker.
-#[derive(Clone)]
-pub(super) struct Local;
-
-impl<F: Future<Output: 'static> + 'static> Executor<F> for Local {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
 }

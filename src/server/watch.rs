@@ -34,9 +34,10 @@ pub(super) struct Watches {
 /// One connection. Shared with its stream, which may move to another task.
 pub(super) struct Watch {
     now: Arc<AtomicU64>,
-    /// The last byte in either direction.
+    /// The last byte in either direction; over HTTP/2 the end of the last request, or the last time
+    /// that the client took what had waited for it.
     last: AtomicU64,
-    /// The first byte of a head that is not complete.
+    /// The first byte of a head that is not complete; over HTTP/2 of the first one alone.
     head: AtomicU64,
     /// Since when the client has not taken what was written.
     blocked: AtomicU64,
@@ -133,10 +134,22 @@ impl Watch {
         self.close.notified().await;
     }
 
-    /// On this connection frames of many requests are mixed (HTTP/2): single heads are not seen.
+    /// Ends when the connection is over its limits still, or again, after this time.
+    pub(super) async fn closed_after(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+        self.closed().await;
+        if !self.is_idle() {
+            // That was said before its client asked again.
+            self.closed().await;
+        }
+    }
+
+    /// On this connection frames of many requests are mixed (HTTP/2): single heads are not seen, but
+    /// for the first one, which is due as it is over HTTP/1.1. SECURITY: nor is a frame a request: with
+    /// pings, or a byte now and then of a frame that never ends, a connection that asks nothing could
+    /// be held for ever (slowloris).
     pub(super) fn multiplexed(&self) {
         self.multiplexed.store(true, Relaxed);
-        self.head.store(NONE, Relaxed);
     }
 
     /// Whether frames of many requests are mixed.
@@ -179,12 +192,12 @@ impl Watch {
     }
 
     fn read(&self) {
+        if self.is_multiplexed() {
+            return;
+        }
         let now = self.now.load(Relaxed);
         self.last.store(now, Relaxed);
-        if !self.multiplexed.load(Relaxed)
-            && self.under_way.load(Relaxed) == 0
-            && self.head.load(Relaxed) == NONE
-        {
+        if self.under_way.load(Relaxed) == 0 && self.head.load(Relaxed) == NONE {
             self.head.store(now, Relaxed);
         }
     }
@@ -212,9 +225,8 @@ pub(super) struct Watched<T> {
 
 impl<T> Watched<T> {
     fn wrote(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let now = self.watch.now.load(Relaxed);
-        if poll.is_ready() {
-            self.watch.last.store(now, Relaxed);
+        if poll.is_ready() && !self.watch.is_multiplexed() {
+            self.watch.last.store(self.watch.now.load(Relaxed), Relaxed);
         }
         self.moves(poll.is_ready());
         poll
@@ -223,9 +235,15 @@ impl<T> Watched<T> {
     /// Whether the client takes what is written; what a layer below keeps is not taken yet.
     fn moves(&self, moves: bool) {
         let now = self.watch.now.load(Relaxed);
-        if moves {
+        let blocked = self.watch.blocked.load(Relaxed);
+        if moves && blocked != NONE {
             self.watch.blocked.store(NONE, Relaxed);
-        } else if self.watch.blocked.load(Relaxed) == NONE {
+            // What was left of the last responses: they have not come to their end. Not so what
+            // waited for a moment only, for it is written together.
+            if blocked < now {
+                self.watch.last.store(now, Relaxed);
+            }
+        } else if !moves && blocked == NONE {
             self.watch.blocked.store(now, Relaxed);
         }
     }
@@ -310,8 +328,34 @@ mod tests {
         watch.within_head(true);
         drop(request);
         assert!(!all.is_over(&watch, 110) && all.is_over(&watch, 111), "it came with a request");
+    }
+
+    #[test]
+    fn a_connection_of_many_requests_is_over_whatever_is_said_between_them() {
+        let all = watches();
+        let watch = all.add(Box::new(()));
         watch.multiplexed();
-        assert!(!all.is_over(&watch, 150) && all.is_over(&watch, 151), "frames are no heads");
+        let watched = Watched { inner: (), watch: watch.clone() };
+        let pings = |now| {
+            all.now.store(now, Relaxed);
+            watch.read();
+            watched.moves(false);
+            let _ = watched.wrote(Poll::Ready(Ok(17)));
+        };
+        pings(9);
+        assert!(!all.is_over(&watch, 10) && all.is_over(&watch, 11), "the first head is due");
+        let (one, two) = (watch.request(), watch.request());
+        pings(100);
+        drop(one);
+        assert!(!all.is_over(&watch, 1000), "a request is under way");
+        drop(two);
+        pings(140);
+        assert!(!all.is_over(&watch, 150) && all.is_over(&watch, 151), "it is idle");
+        // The client is slow with what it has asked for.
+        watched.moves(false);
+        all.now.store(160, Relaxed);
+        let _ = watched.wrote(Poll::Ready(Ok(1)));
+        assert!(!all.is_over(&watch, 210) && all.is_over(&watch, 211), "it has taken something");
     }
 
     #[test]

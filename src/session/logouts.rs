@@ -4,13 +4,14 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
 
 use super::{Identity, Session, Unavailable};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// Logouts that are remembered, and names of logouts.
 const MOST: usize = 100_000;
@@ -98,7 +99,7 @@ impl Logouts {
         let name = self.tags.hash_one((&logout.issuer, &logout.name));
         let (claim, value) = logout.whose.claim();
         let whose = self.tag(claim, &logout.issuer, value);
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if state.obeyed.get(name, now).is_some() {
             return false;
         }
@@ -140,7 +141,7 @@ impl Logouts {
         }
         let tags = fate.tags.get().unwrap_or_else(tags);
         fate.tags.set(Some(tags));
-        let state = self.lock();
+        let state = lock(&self.state);
         // What is past its time ends nothing that is alive.
         let ended = |tag: &Tag| state.ended.entries.get(tag).is_some_and(|e| created_at <= e.value);
         let covered = tags.iter().flatten().any(ended);
@@ -163,11 +164,6 @@ impl Logouts {
 
     fn tag(&self, claim: &str, issuer: &str, value: &str) -> Tag {
         self.tags.hash_one((claim, issuer, value))
-    }
-
-    /// A poisoned lock is still good: each entry is whole.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -326,7 +322,7 @@ mod tests {
         }
         assert!(!covers(&logouts, 100), "the oldest went");
         assert_eq!(logouts.forgotten(), 2, "with its name");
-        let state = logouts.lock();
+        let state = lock(&logouts.state);
         assert_eq!((state.ended.entries.len(), state.obeyed.entries.len()), (MOST, MOST));
     }
 
@@ -343,7 +339,7 @@ mod tests {
             let logout = Logout { expires, ..logout(&number.to_string(), zoe(), now.0) };
             assert!(logouts.obey(&logout, now.plus(std::time::Duration::from_secs(3600)), now));
         }
-        let state = logouts.lock();
+        let state = lock(&logouts.state);
         assert!(state.ended.order.len() < 100 && state.obeyed.entries.len() <= 120);
         assert_eq!((state.ended.entries.len(), logouts.forgotten()), (2, 0));
     }

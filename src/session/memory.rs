@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::following::LastUses;
@@ -13,6 +13,7 @@ use super::logouts::Logouts;
 use super::redis_store::Primary;
 use super::{Session, SessionId};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// After this time no response is under way any more that could carry an older cookie: whoever has shown
 /// the newest one keeps it.
@@ -84,6 +85,12 @@ struct Entry {
     seen: bool,
 }
 
+impl Entry {
+    fn is_end(&self) -> bool {
+        matches!(self.remembered, Remembered::Ended)
+    }
+}
+
 impl Memory {
     /// An empty memory.
     pub fn new(bounds: Bounds) -> Self {
@@ -122,10 +129,7 @@ impl Memory {
 
     /// Whether a session is remembered to have ended.
     pub fn has_ended(&self, id: SessionId) -> bool {
-        self.shard(id).is_some_and(|shard| {
-            let entry = shard.entries.get(&id);
-            entry.is_some_and(|entry| matches!(entry.remembered, Remembered::Ended))
-        })
+        self.shard(id).is_some_and(|shard| shard.entries.get(&id).is_some_and(Entry::is_end))
     }
 
     /// Replaces what is remembered of a session by what `change` makes of it, until no older cookie
@@ -149,6 +153,8 @@ impl Memory {
     /// Remembers that a session ended, until no copy of its cookie could be alive.
     pub fn end(&self, id: SessionId, until: Timestamp, now: Timestamp) {
         if let Some(mut shard) = self.shard(id) {
+            let known = shard.entries.get(&id).filter(|entry| entry.is_end());
+            let until = known.map_or(until, |entry| entry.until.max(until));
             shard.put(id, Remembered::Ended, now, until);
             self.forget(&mut shard, now);
         }
@@ -197,11 +203,6 @@ impl Memory {
             self.forgotten.fetch_add(early, Ordering::Relaxed);
         }
     }
-}
-
-/// A poisoned lock is still good: no change leaves a shard half made.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shard {
@@ -327,6 +328,9 @@ mod tests {
         assert!(memory.is_current(id(1), 2));
         memory.end(id(1), Timestamp(2000), NOW);
         assert!(!memory.is_current(id(1), u64::MAX));
+        memory.end(id(1), Timestamp(1500), NOW);
+        remember(&memory, 33, 2, Timestamp(1900));
+        assert!(memory.has_ended(id(1)), "said twice, it holds for the longer time");
     }
 
     #[test]

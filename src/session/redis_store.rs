@@ -7,6 +7,7 @@
 //! | `ticket` | what does the cookie say? |
 //! | `record` | how does a session look in Redis? |
 //! | `connector` | how is a connection made? |
+//! | `sentinels` | which server is the primary? |
 //! | `link` | how is Redis reached, and again? |
 //! | `writer` | how is a write made, once? |
 //! | `copies` | when is a write safe? |
@@ -15,6 +16,7 @@
 //! | `ending` | how does a user's logout elsewhere end them? |
 //! | `lease` | which gateway asks the provider? |
 //! | `news` | what has ended on another gateway? |
+//! | `standing` | what is still there, of what is followed? |
 //!
 //! A record is a hash: `v` the version, `d` the session, `t` its last use. A change is made by
 //! comparing the version and is tried again on the newer one; no lock is held anywhere while an app
@@ -47,6 +49,8 @@ mod link;
 mod news;
 mod queue;
 mod record;
+mod sentinels;
+mod standing;
 mod ticket;
 mod writer;
 
@@ -172,6 +176,15 @@ impl RedisStore {
         now: Timestamp,
     ) -> Result<Option<Held>, CommitRefused> {
         let Some(ticket) = &opened.ticket else { return Ok(None) };
+        // Of many requests at once one writes it down.
+        let Some(_touch) = ticket.touch() else {
+            return Ok(Some(Held { opened: opened.clone(), text: None }));
+        };
+        if let Some(known) = ticket.known()
+            && known.opened.session.touched_at >= now
+        {
+            return Ok(Some(Held { opened: known.opened, text: None }));
+        }
         let touched = Session { touched_at: now, ..(*opened.session).clone() };
         let expires = self.lifetimes.end(&touched);
         let deadline = Instant::now() + READ_TIME;

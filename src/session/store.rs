@@ -331,7 +331,8 @@ impl Sessions {
 
     /// Follows a session that is alive, for what outlives its request.
     pub fn follow(&self, session: &Session) -> Followed {
-        Followed::new(self.memory.clone(), self.lifetimes, session)
+        let shared = matches!(self.store, Store::Redis(_));
+        Followed::new(self.memory.clone(), self.lifetimes, shared, session)
     }
 
     async fn start(

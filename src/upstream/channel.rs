@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use http::header::UPGRADE;
 use http::{Request, Response};
+use rustls::AlertDescription;
 
 use super::connect::Reach;
 use super::directory::{Known, Ways};
 use super::http2::{Failed, Http2};
 use super::names::{self, Moves};
 use super::pool::{NoResponse, Pool};
+use super::{Hear, UpstreamError};
 use crate::body::Body;
 use crate::config::Limits;
 use crate::config::value::UpstreamUrl;
@@ -84,15 +86,19 @@ impl Channel {
     }
 
     /// Sends a request.
-    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, NoResponse> {
+    pub(super) async fn send(
+        &self,
+        request: Request<Body>,
+        hear: Hear<'_>,
+    ) -> Result<Response<Body>, NoResponse> {
         match self {
-            Self::Http1(pool) => pool.send(request).await,
+            Self::Http1(pool) => pool.send(request, hear).await,
             // Boxed, so that the future of the usual case is no larger.
-            Self::Http2(http2) => Box::pin(only(http2, request)).await,
-            Self::Either(either) => Box::pin(either.send(request)).await,
+            Self::Http2(http2) => Box::pin(only(http2, request, hear)).await,
+            Self::Either(either) => Box::pin(either.send(request, hear)).await,
             Self::Named(named) => {
                 let channel = named.channel();
-                Box::pin(async move { channel.send(request).await }).await
+                Box::pin(async move { channel.send(request, hear).await }).await
             }
         }
     }
@@ -111,26 +117,47 @@ impl Named {
 }
 
 impl Either {
-    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, NoResponse> {
+    async fn send(
+        &self,
+        request: Request<Body>,
+        hear: Hear<'_>,
+    ) -> Result<Response<Body>, NoResponse> {
         let chosen = self.chose_http1.get().is_some_and(|then| then.elapsed() < ASK_AGAIN);
-        // A WebSocket needs a connection for itself.
-        if chosen || request.headers().contains_key(UPGRADE) {
-            return self.http1.send(request).await;
+        let upgrade = request.headers().contains_key(UPGRADE);
+        // A WebSocket gets a connection for itself, where it can be had.
+        if chosen || upgrade {
+            return match self.http1.send(request, hear).await {
+                Err(NoResponse::Unsent(request, error)) if upgrade && speaks_no_http1(&error) => {
+                    only(&self.http2, *request, hear).await
+                }
+                sent => sent,
+            };
         }
-        match self.http2.send(request).await {
+        match self.http2.send(request, hear).await {
             Ok(response) => Ok(response),
             Err(Failed::NoResponse(failed)) => Err(failed),
             Err(Failed::SpeaksHttp1(request)) => {
                 self.chose_http1.set(Some(Instant::now()));
-                self.http1.send(*request).await
+                self.http1.send(*request, hear).await
             }
         }
     }
 }
 
+/// Whether the upstream has refused a handshake for HTTP/1.1 alone (RFC 7301, section 3.2).
+fn speaks_no_http1(error: &UpstreamError) -> bool {
+    let UpstreamError::Connect { source, .. } = error else { return false };
+    let cause = source.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
+}
+
 /// Where nothing but HTTP/2 will do.
-async fn only(http2: &Http2, request: Request<Body>) -> Result<Response<Body>, NoResponse> {
-    http2.send(request).await.map_err(|failed| match failed {
+async fn only(
+    http2: &Http2,
+    request: Request<Body>,
+    hear: Hear<'_>,
+) -> Result<Response<Body>, NoResponse> {
+    http2.send(request, hear).await.map_err(|failed| match failed {
         Failed::NoResponse(failed) => failed,
         Failed::SpeaksHttp1(request) => NoResponse::Unsent(request, http2.does_not_speak_it()),
     })

@@ -3,16 +3,15 @@
 //! user would.
 
 use std::io;
-use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, USER_AGENT};
 use http::{HeaderValue, Request};
-use hyper_util::rt::TokioIo;
 
 use super::connect::{Stream, connect};
 use super::directory::{Directory, Known, Ways};
+use super::http1::{Connection, Failed};
 use super::http2;
 use crate::body::Body;
 use crate::config::upstream::HealthCheck;
@@ -78,7 +77,9 @@ impl Row {
 async fn ask(known: &Known, check: &HealthCheck) -> io::Result<()> {
     let (url, request) = (&known.upstream.url, request(known, check)?);
     let status = match &known.ways {
-        Ways::Http1(reach) => ask_http1(connect(url, reach, check.timeout).await?, request).await?,
+        Ways::Http1(reach) => {
+            ask_http1(connect(url, reach, check.timeout).await?, request, check.timeout).await?
+        }
         Ways::Http2(reach) => {
             http2::ask(connect(url, reach, check.timeout).await?, url, request).await?
         }
@@ -87,7 +88,7 @@ async fn ask(known: &Known, check: &HealthCheck) -> io::Result<()> {
             if stream.protocol() == Some(b"h2") {
                 http2::ask(stream, url, request).await?
             } else {
-                ask_http1(stream, request).await?
+                ask_http1(stream, request, check.timeout).await?
             }
         }
     };
@@ -107,23 +108,20 @@ fn request(known: &Known, check: &HealthCheck) -> io::Result<Request<Body>> {
     Ok(request)
 }
 
-async fn ask_http1(stream: Stream, mut request: Request<Body>) -> io::Result<u16> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(io::Error::other)?;
+/// As a user would over a new connection: what breaks a user's exchange fails a check.
+async fn ask_http1(stream: Stream, mut request: Request<Body>, limit: Duration) -> io::Result<u16> {
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    let mut response = pin!(sender.send_request(request));
-    let response = tokio::select! {
-        biased;
-        response = response.as_mut() => response,
-        // What became of the request was told by then.
-        _ = connection => response.await,
-    };
-    response.map(|response| response.status().as_u16()).map_err(io::Error::other)
+    let mut connection = Connection::new(stream, Arc::default());
+    let asked = connection.exchange(&mut request, limit, &|_, _| {}).await;
+    let (head, _) = asked.map_err(|Failed { error, .. }| io::Error::other(error))?;
+    Ok(head.status.as_u16())
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -154,5 +152,40 @@ mod tests {
             assert_eq!(row.verdict(passed, &check), well);
         }
         assert!(!Row::default().verdict(false, &check));
+    }
+
+    #[tokio::test]
+    async fn what_would_break_a_users_exchange_fails_a_check() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                for (answer, status) in [
+                    ("HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 204 Gone\r\n\r\n", Some(204)),
+                    ("HTTP/1.1 503 Busy\r\ncontent-length: 9\r\n\r\n", Some(503)),
+                    ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", None),
+                    (
+                        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n",
+                        None,
+                    ),
+                    ("HTTP/1.1 200 OK\r\nbroken\r\n\r\n", None),
+                    ("HTTP/1.1 200 O", None),
+                    ("", None),
+                ] {
+                    let (here, mut there) = UnixStream::pair().unwrap();
+                    let mut request = Request::new(Body::Empty);
+                    request.headers_mut().insert(HOST, HeaderValue::from_static("a"));
+                    let asking = ask_http1(Stream::Unix(here), request, Duration::from_secs(5));
+                    let serving = async {
+                        let mut head = vec![0; 1000];
+                        let length = there.read(&mut head).await.unwrap();
+                        there.write_all(answer.as_bytes()).await.unwrap();
+                        there.shutdown().await.unwrap();
+                        String::from_utf8(head[..length].to_vec()).unwrap()
+                    };
+                    let (asked, head) = tokio::join!(asking, serving);
+                    assert_eq!(asked.ok(), status, "{answer}");
+                    assert_eq!(head, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+                }
+            })
+            .await;
     }
 }

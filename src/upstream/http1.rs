@@ -24,6 +24,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Switched;
 use super::connect::Stream;
+use super::{Hear, is_for_all};
 use crate::body::{Body, BodyError};
 use crate::outbox::{Outbox, Posted};
 
@@ -42,8 +43,12 @@ pub(super) use upload::Upload;
 
 /// Room for most heads with a short body behind them, in bytes.
 const ROOM: usize = 8 * 1024;
-/// The longest head of a response, in bytes.
+/// The longest head of a response, in bytes, with all that comes before it.
+// SECURITY: an upstream that goes on saying something else keeps its reader busy, and is never late:
+// whoever has always something to read looks at no clock.
 const HEAD_BYTES: usize = 256 * 1024;
+/// Of a buffer that is still in use such a part is left over.
+const SCRAPS: usize = 8;
 /// A request's body of the gateway's own that goes out with the head, in bytes.
 const SHORT: usize = 16 * 1024;
 
@@ -59,7 +64,7 @@ pub enum ExchangeError {
     /// RFC 9112, section 4.
     #[error("what came is no response of HTTP/1.1: {0}")]
     Head(&'static str),
-    /// It is over 256 KiB.
+    /// It is over 256 KiB, with what came before it.
     #[error("the response's head is too long")]
     HeadTooLong,
     /// A body whose end two parties could see in two places: RFC 9112, section 6.3.
@@ -100,6 +105,8 @@ pub(super) struct Connection {
     wire: Posted<Stream>,
     /// What was read and belongs to nobody yet.
     read: BytesMut,
+    /// How much was said before the response, in bytes.
+    heard: u32,
     /// When the response is late. It is moved on by each request: a timer that only ever moves on
     /// costs next to nothing.
     deadline: Pin<Box<Sleep>>,
@@ -122,6 +129,7 @@ impl Connection {
         Self {
             wire: Posted::new(stream, outbox),
             read: BytesMut::new(),
+            heard: 0,
             deadline: Box::pin(sleep_until(Instant::now())),
             age: 0,
             until: None,
@@ -164,12 +172,13 @@ impl Connection {
     }
 
     /// Sends a request and awaits the head of the response, for `limit` after the last piece that
-    /// was sent. The body is taken out of the request; it is put back where the exchange fails before
-    /// anything of it was read.
+    /// was sent; `hear` is told what comes before it. The body is taken out of the request; it is put
+    /// back where the exchange fails before anything of it was read.
     pub(super) async fn exchange(
         &mut self,
         request: &mut Request<Body>,
         limit: Duration,
+        hear: Hear<'_>,
     ) -> Result<(Head, Upload), Failed> {
         let outgoing = Outgoing::of(request);
         self.wire.post(|out| head::write(out, request, outgoing));
@@ -182,9 +191,11 @@ impl Connection {
             body => Upload::start(self.wire.clone(), body, outgoing),
         };
         self.deadline.as_mut().reset(Instant::now() + limit);
+        self.heard = 0;
         let method = request.method();
-        let head =
-            std::future::poll_fn(|context| self.poll_head(context, method, &mut upload, limit));
+        let head = std::future::poll_fn(|context| {
+            self.poll_head(context, method, &mut upload, limit, hear)
+        });
         match head.await {
             Ok(head) => Ok((head, upload)),
             Err(failed) => {
@@ -200,6 +211,7 @@ impl Connection {
         method: &Method,
         upload: &mut Upload,
         limit: Duration,
+        hear: Hear<'_>,
     ) -> Poll<Result<Head, Failed>> {
         let failed = |error, reached| Poll::Ready(Err(Failed { error, reached }));
         loop {
@@ -211,9 +223,9 @@ impl Connection {
             }
             match filled {
                 Poll::Ready(Ok(0)) => return failed(ExchangeError::Closed, self.reached()),
-                Poll::Ready(Ok(_)) => match Head::take(&mut self.read, method) {
+                Poll::Ready(Ok(_)) => match self.take_head(method, hear) {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                    Ok(None) if self.read.len() > HEAD_BYTES => {
+                    Ok(None) if self.has_heard_too_much() => {
                         return failed(ExchangeError::HeadTooLong, Reached::Further);
                     }
                     Ok(None) => {}
@@ -235,18 +247,44 @@ impl Connection {
         }
     }
 
+    fn take_head(
+        &mut self,
+        method: &Method,
+        hear: Hear<'_>,
+    ) -> Result<Option<Head>, ExchangeError> {
+        let before = self.read.len();
+        let head = Head::take(&mut self.read, method, |status, fields| {
+            if is_for_all(status) {
+                hear(status, fields);
+            }
+        });
+        let heard = u32::try_from(before - self.read.len()).unwrap_or(u32::MAX);
+        self.heard = self.heard.saturating_add(heard);
+        head
+    }
+
+    fn has_heard_too_much(&self) -> bool {
+        self.heard as usize + self.read.len() > HEAD_BYTES
+    }
+
     /// How far an exchange came that ends before its response's head.
     fn reached(&self) -> Reached {
-        match (self.read.is_empty(), self.wire.is_unsent()) {
+        match (self.read.is_empty() && self.heard == 0, self.wire.is_unsent()) {
             (true, true) => Reached::Nothing,
             (true, false) => Reached::Sent,
             (false, _) => Reached::Further,
         }
     }
 
-    /// Reads more, into room for `room` bytes at least; 0 is the end.
+    /// Reads more, into room for `room` bytes, or for what is left of it; 0 is the end.
     fn poll_fill(&mut self, context: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
-        self.read.reserve(room);
+        // SECURITY: pieces that wait for a browser that does not read lie in the buffers that they were
+        // read into. The rest of one is used before there is another: if each small piece held a buffer
+        // of its own, a thousand of them would hold sixty megabytes.
+        let free = self.read.capacity() - self.read.len();
+        if free < room && !self.read.try_reclaim(room) && free < room / SCRAPS {
+            self.read.reserve(room);
+        }
         let reading = self.wire.read_buf(&mut self.read);
         std::pin::pin!(reading).poll(context)
     }
@@ -273,7 +311,8 @@ mod tests {
                     there.shutdown().await.unwrap();
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     let mut request = Request::new(Body::Empty);
-                    let got = connection.exchange(&mut request, Duration::from_secs(1)).await;
+                    let got =
+                        connection.exchange(&mut request, Duration::from_secs(1), &|_, _| {}).await;
                     let Err(Failed { error, reached }) = got else { panic!("{early}") };
                     assert!(matches!(error, ExchangeError::Unasked), "{error}");
                     assert!(reached == Reached::Nothing);
@@ -319,7 +358,8 @@ mod tests {
                     let body = || Body::from("whole");
                     let body = if stream { Body::stream(body()) } else { body() };
                     let mut request = Request::post("/").body(body).unwrap();
-                    let got = connection.exchange(&mut request, Duration::from_secs(1)).await;
+                    let got =
+                        connection.exchange(&mut request, Duration::from_secs(1), &|_, _| {}).await;
                     let Err(Failed { reached, .. }) = got else { panic!("{early}") };
                     assert!(reached == Reached::Nothing);
                     let whole = request.into_body().collect().await.unwrap().to_bytes();

@@ -11,23 +11,25 @@
 //! | `tunnel` | what becomes of a stream that is a WebSocket? |
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::client::ResponseFuture;
+use h2::{RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
-use super::UpstreamError;
 use super::connect::{Reach, Stream, connect};
 use super::pool::NoResponse;
-use super::websocket;
+use super::{Hear, UpstreamError, is_for_all, websocket};
 use crate::body::Body;
 use crate::config::Limits;
 use crate::config::value::UpstreamUrl;
@@ -45,6 +47,9 @@ use upload::Outgoing;
 /// Connections on which a request that nobody looked at is tried.
 const TRIES: usize = 3;
 
+/// The most that may come before a response, in bytes, as [`size`] counts them.
+const INTERIM_BYTES: usize = 256 * 1024;
+
 /// Why an exchange over HTTP/2 broke off.
 #[derive(Debug, Error)]
 pub enum Http2Error {
@@ -54,6 +59,9 @@ pub enum Http2Error {
     /// A response whose length two parties could read differently.
     #[error("the response's length is not certain")]
     Ambiguous,
+    /// What came before the response is over 256 KiB.
+    #[error("more than enough came before the response")]
+    HeadTooLong,
     /// The request cannot be said in HTTP/2.
     #[error("the request cannot be said in HTTP/2")]
     Request,
@@ -125,7 +133,11 @@ impl Http2 {
     }
 
     /// Sends a request over a connection that there is, or over a new one.
-    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Failed> {
+    pub(super) async fn send(
+        &self,
+        request: Request<Body>,
+        hear: Hear<'_>,
+    ) -> Result<Response<Body>, Failed> {
         let broken = |source| UpstreamError::Http2 { upstream: self.url.clone(), source };
         let (parts, body) = request.into_parts();
         let repeatable = matches!(body, Body::Empty) && parts.method.is_idempotent();
@@ -141,7 +153,7 @@ impl Http2 {
                 Err(refusal) => return Err(self.refused(refusal, parts, body)),
             };
             tries += 1;
-            match self.exchange(&parts, &mut body, accepted.as_ref(), seat).await {
+            match self.exchange(&parts, &mut body, accepted.as_ref(), seat, hear).await {
                 Ok(response) => return Ok(response),
                 Err(None) => {
                     let (upstream, limit) = (self.url.clone(), self.response_time);
@@ -194,6 +206,7 @@ impl Http2 {
         body: &mut Outgoing,
         accepted: Option<&HeaderValue>,
         seat: Seat,
+        hear: Hear<'_>,
     ) -> Result<Response<Body>, Option<Broken>> {
         let broken = |error| Some(Broken { error, unprocessed: false });
         let head = match accepted {
@@ -212,14 +225,15 @@ impl Http2 {
             None => (body.start(stream), None),
             Some(_) => (None, Some(stream)),
         };
-        let Some(outcome) = body.within_time(response, self.response_time).await else {
+        let heard = heard(response, hear);
+        let Some(outcome) = body.within_time(heard, self.response_time).await else {
             // Whoever is late may be gone: those who come later do not wait for it.
             seat.retire();
             return Err(None);
         };
         let response = outcome.map_err(|error| {
-            let unprocessed = is_unprocessed(&error);
-            Some(Broken { error: error.into(), unprocessed })
+            let unprocessed = matches!(&error, Http2Error::Stream(error) if is_unprocessed(error));
+            Some(Broken { error, unprocessed })
         })?;
         // SECURITY: response smuggling. HTTP/2 frames the body itself; a browser of HTTP/1.1 would
         // go by these (RFC 9113, section 8.1.1).
@@ -322,6 +336,33 @@ pub(super) async fn ask(
 
 fn is_tls(stream: &Stream) -> bool {
     matches!(stream, Stream::Tls(_))
+}
+
+/// The response; `hear` is told what comes before it.
+async fn heard(
+    mut response: ResponseFuture,
+    hear: Hear<'_>,
+) -> Result<Response<RecvStream>, Http2Error> {
+    let mut left = INTERIM_BYTES;
+    poll_fn(|context| {
+        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(context) {
+            let (interim, ()) = interim.into_parts();
+            let Some(rest) = left.checked_sub(size(&interim.headers)) else {
+                return Poll::Ready(Err(Http2Error::HeadTooLong));
+            };
+            left = rest;
+            if is_for_all(interim.status) {
+                hear(interim.status, interim.headers);
+            }
+        }
+        Pin::new(&mut response).poll(context).map_err(Http2Error::Stream)
+    })
+    .await
+}
+
+/// RFC 9113, section 6.5.2, counts 32 bytes for a field beside its own; so does this for `:status`.
+fn size(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>() + 42
 }
 
 /// RFC 9113, section 8.7: a stream beyond the last one of a GOAWAY, or refused by itself.

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 
-use super::UpstreamError;
 use super::connect::{Reach, connect};
 use super::http1::{Connection, ExchangeError, Failed, Head, Reached, Receiving, Upload};
+use super::{Hear, UpstreamError};
 use crate::body::Body;
 use crate::config::Limits;
 use crate::config::value::UpstreamUrl;
@@ -69,6 +69,7 @@ impl Pool {
     pub(super) async fn send(
         self: &Rc<Self>,
         mut request: Request<Body>,
+        hear: Hear<'_>,
     ) -> Result<Response<Body>, NoResponse> {
         let mut is_repeated = false;
         loop {
@@ -83,7 +84,7 @@ impl Pool {
                 },
             };
             let Failed { error, reached } =
-                match connection.exchange(&mut request, self.response_time).await {
+                match connection.exchange(&mut request, self.response_time, hear).await {
                     Ok((head, upload)) => return Ok(self.receive(head, connection, upload)),
                     Err(failed) => failed,
                 };

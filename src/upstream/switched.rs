@@ -2,12 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::lock::lock;
 
 /// The upstream's end of it: every byte behind the response's head.
 pub struct Switched {
@@ -43,7 +45,7 @@ impl Switched {
     /// Keeps `guard` as long as the connection that travels with this response.
     pub(super) fn hold<B>(response: &mut Response<B>, guard: impl Send + 'static) {
         if let Some(Parcel(parcel)) = response.extensions().get()
-            && let Some(switched) = parcel.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+            && let Some(switched) = lock(parcel).as_mut()
         {
             switched.held = Some(Box::new(guard));
         }
@@ -52,7 +54,7 @@ impl Switched {
     /// Takes it out of a response with status 101; it is there once.
     pub fn take<B>(response: &mut Response<B>) -> Option<Self> {
         let Parcel(parcel) = response.extensions_mut().remove()?;
-        parcel.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&parcel).take()
     }
 }
 

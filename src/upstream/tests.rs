@@ -1,7 +1,7 @@
 //! Upstreams of the test's own, most of them hostile: scripts on a socket, that close, stall, lie
 //! and send too much.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -83,6 +83,8 @@ fn path_of(head: &str) -> &str {
     head.split(' ').nth(1).unwrap()
 }
 
+fn deaf(_: StatusCode, _: HeaderMap) {}
+
 fn roots() -> rustls::RootCertStore {
     rustls::RootCertStore::empty()
 }
@@ -118,7 +120,7 @@ fn request(method: &str, path: &str, body: Body) -> Request<Body> {
 }
 
 async fn get(upstreams: &Upstreams, path: &str) -> Result<String, String> {
-    let response = upstreams.send(0, request("GET", path, Body::Empty), None).await;
+    let response = upstreams.send(0, request("GET", path, Body::Empty), None, &deaf).await;
     text(response.map_err(|error| format!("{error}: {error:?}"))?).await
 }
 

@@ -8,7 +8,7 @@ use crate::support::{App, Protocol};
 
 mod differential;
 mod http1;
-mod http2;
+pub(crate) mod http2;
 mod readers;
 mod script;
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::support::webdriver::Chromium;
-use crate::support::{App, Gateway, Provider, Reply, until};
+use crate::support::{App, Reply, Stage, until};
 use crate::upgrade::echo_and;
 
 /// A page of text with links, that anybody may keep for ten minutes.
@@ -23,7 +23,6 @@ async fn said(browser: &Chromium) -> String {
 
 #[tokio::test]
 async fn after_logout_the_browser_has_no_page_of_the_session_in_its_cache() {
-    let provider = Provider::start().await;
     let app = App::start(|seen| match seen.path() {
         "/bye" => page("", "bye"),
         _ => {
@@ -31,27 +30,26 @@ async fn after_logout_the_browser_has_no_page_of_the_session_in_its_cache() {
         }
     })
     .await;
-    let gateway = Gateway::with(&provider)
-        .route("/", &app)
-        .route_with("/bye", &app, "access = \"public\"")
-        .start()
-        .await;
-    let zoe = Chromium::trusting(&gateway).await;
-    zoe.open(&gateway.url.join("/secret").unwrap()).await;
+    let stage = Stage::before_with(app, |builder, app| {
+        builder.route("/", app).route_with("/bye", app, "access = \"public\"")
+    })
+    .await;
+    let zoe = Chromium::trusting(&stage.gateway).await;
+    zoe.open(&stage.gateway.url.join("/secret").unwrap()).await;
     zoe.press("user-zoe").await;
     // Once more, for the first answer came with a cookie and was not for keeping.
-    zoe.open(&gateway.url.join("/again").unwrap()).await;
-    zoe.open(&gateway.url.join("/secret").unwrap()).await;
-    let asked = app.seen().len();
-    zoe.open(&gateway.url.join("/again").unwrap()).await;
-    assert_eq!(app.seen().len(), asked, "the browser keeps pages");
+    zoe.open(&stage.gateway.url.join("/again").unwrap()).await;
+    zoe.open(&stage.gateway.url.join("/secret").unwrap()).await;
+    let asked = stage.app.seen().len();
+    zoe.open(&stage.gateway.url.join("/again").unwrap()).await;
+    assert_eq!(stage.app.seen().len(), asked, "the browser keeps pages");
     assert_eq!(said(&zoe).await, "a secret of Zoë's");
 
     zoe.press("out").await;
     assert_eq!(said(&zoe).await, "bye");
 
     // The address is in the history, the page is not in the cache.
-    zoe.open(&gateway.url.join("/secret").unwrap()).await;
+    zoe.open(&stage.gateway.url.join("/secret").unwrap()).await;
     assert_eq!(said(&zoe).await, "");
     assert_eq!(zoe.url().await.host_str(), Some("127.0.0.1"), "she has to sign in again");
 }
@@ -60,7 +58,6 @@ async fn after_logout_the_browser_has_no_page_of_the_session_in_its_cache() {
 /// it without asking anybody.
 #[tokio::test]
 async fn after_logout_the_back_button_shows_nothing_of_the_session() {
-    let provider = Provider::start().await;
     let app = App::start(|seen| {
         let html = Reply::new(200).header("Content-Type", "text/html; charset=utf-8");
         html.body(match seen.path() {
@@ -71,15 +68,14 @@ async fn after_logout_the_back_button_shows_nothing_of_the_session() {
         })
     })
     .await;
-    let gateway = Gateway::with(&provider)
-        .route("/", &app)
-        .route_with("/bye", &app, "access = \"public\"")
-        .start()
-        .await;
-    let zoe = Chromium::trusting(&gateway).await;
-    zoe.open(&gateway.url.join("/secret").unwrap()).await;
+    let stage = Stage::before_with(app, |builder, app| {
+        builder.route("/", app).route_with("/bye", app, "access = \"public\"")
+    })
+    .await;
+    let zoe = Chromium::trusting(&stage.gateway).await;
+    zoe.open(&stage.gateway.url.join("/secret").unwrap()).await;
     zoe.press("user-zoe").await;
-    zoe.open(&gateway.url.join("/secret").unwrap()).await;
+    zoe.open(&stage.gateway.url.join("/secret").unwrap()).await;
     assert_eq!(said(&zoe).await, "secret");
     zoe.press("out").await;
     assert_eq!(said(&zoe).await, "bye");
@@ -89,7 +85,6 @@ async fn after_logout_the_back_button_shows_nothing_of_the_session() {
 
 #[tokio::test]
 async fn a_session_in_several_cookies_is_kept_whole() {
-    let provider = Provider::start().await;
     let app = App::start(|seen| {
         let sizes = seen.session().unwrap()["notes"].as_array().map_or(0, Vec::len);
         let reply = page("", &sizes.to_string());
@@ -101,13 +96,13 @@ async fn a_session_in_several_cookies_is_kept_whole() {
         }
     })
     .await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
-    let zoe = Chromium::trusting(&gateway).await;
-    zoe.open(&gateway.url).await;
+    let stage = Stage::before(app).await;
+    let zoe = Chromium::trusting(&stage.gateway).await;
+    zoe.open(&stage.gateway.url).await;
     zoe.press("user-zoe").await;
     for (change, notes, cookies) in [("/grow", "200", 2..6), ("/shrink", "1", 1..2)] {
-        zoe.open(&gateway.url.join(change).unwrap()).await;
-        let page = gateway.url.join(&format!("/{notes}")).unwrap();
+        zoe.open(&stage.gateway.url.join(change).unwrap()).await;
+        let page = stage.gateway.url.join(&format!("/{notes}")).unwrap();
         zoe.open(&page).await;
         assert_eq!(said(&zoe).await, notes, "after {change}");
         let kept = zoe.cookies().await;
@@ -125,17 +120,14 @@ async fn a_page_that_is_fetched_ahead_starts_no_login() {
         <script type="speculationrules">{"prefetch":[
             {"source":"list","urls":["/by-rule"],"eagerness":"immediate"}
         ]}</script>"#;
-    let provider = Provider::start().await;
-    let app = App::start(|_| page(rules, "welcome")).await;
-    let gateway = Gateway::with(&provider)
-        .route("/", &app)
-        .route_with("/welcome", &app, "access = \"public\"")
-        .start()
-        .await;
-    let stranger = Chromium::trusting(&gateway).await;
-    stranger.open(&gateway.url.join("/welcome").unwrap()).await;
+    let stage = Stage::before_with(App::start(|_| page(rules, "welcome")).await, |builder, app| {
+        builder.route("/", app).route_with("/welcome", app, "access = \"public\"")
+    })
+    .await;
+    let stranger = Chromium::trusting(&stage.gateway).await;
+    stranger.open(&stage.gateway.url.join("/welcome").unwrap()).await;
     for path in ["/by-link", "/by-rule"] {
-        let line = gateway.access_line(&[path]).await;
+        let line = stage.gateway.access_line(&[path]).await;
         assert!(line.contains(" 401 "), "{line}");
     }
     assert_eq!(stranger.cookies().await, Vec::<String>::new());
@@ -144,25 +136,25 @@ async fn a_page_that_is_fetched_ahead_starts_no_login() {
 /// RFC 8441: a page's WebSocket goes over the connection that the page came on.
 #[tokio::test]
 async fn a_pages_websocket_needs_no_connection_of_its_own() {
-    let provider = Provider::start().await;
     let html = "<!doctype html><link rel=icon href='data:,'><p id=said></p><script>\
         if (location.pathname == '/talk') {\
             const socket = new WebSocket(`wss://${location.host}/live`);\
             socket.onopen = () => socket.send('said over a WebSocket');\
             socket.onmessage = message => said.textContent = message.data;\
         }</script>";
-    let app = echo_and("", html).await;
-    let gateway =
-        Gateway::with(&provider).route_with("/", &app, "access = \"public\"").start().await;
-    let browser = Chromium::trusting(&gateway).await;
-    browser.open(&gateway.url.join("/page").unwrap()).await;
-    let open = async || gateway.metric("vestibule_open_connections").await;
+    let stage = Stage::before_with(echo_and("", html).await, |builder, app| {
+        builder.route_with("/", app, "access = \"public\"")
+    })
+    .await;
+    let browser = Chromium::trusting(&stage.gateway).await;
+    browser.open(&stage.gateway.url.join("/page").unwrap()).await;
+    let open = async || stage.gateway.metric("vestibule_open_connections").await;
     let before = open().await;
-    browser.open(&gateway.url.join("/talk").unwrap()).await;
+    browser.open(&stage.gateway.url.join("/talk").unwrap()).await;
     until("the app has answered", async || {
         (said(&browser).await == "said over a WebSocket").then_some(())
     })
     .await;
-    assert!(app.seen().iter().any(|seen| seen.target == "/live"));
+    assert!(stage.app.seen().iter().any(|seen| seen.target == "/live"));
     assert!(open().await <= before, "{} connections, {before} before", open().await);
 }

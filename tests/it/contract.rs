@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `claims` | what every store promises |
 //! | `endings` | of ends that the provider decides, and of who does what alone |
+//! | `open` | what is open at one gateway, and what happens at another |
 //! | `redis` | what Redis adds, and what it must not learn |
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::support::redis::{Cluster, Sentinels, Server};
 
 mod claims;
 mod endings;
+mod open;
 mod redis;
 
 /// `session.absolute` of every store here.
@@ -279,6 +281,24 @@ async fn a_redis_with_a_password_behind_tls_keeps_the_contract() {
 async fn a_redis_that_sentinels_name_keeps_the_contract() {
     let sentinels = Sentinels::start(1).await;
     local(claims::hold(&|| Store::new(Some(apart(sentinels.config()))))).await;
+}
+
+/// Whoever gave up waiting for the first has learned something for the next.
+#[tokio::test]
+async fn sentinels_that_hang_keep_nobody_waiting_for_long() {
+    let sentinels = Sentinels::start(1).await;
+    for hanging in sentinels.sentinels.iter().take(2) {
+        hanging.signal("STOP");
+    }
+    local(async {
+        let worker = Store::new(Some(sentinels.config())).worker();
+        let now = Timestamp::now();
+        let jar = worker.signed_in(now).await;
+        let start = Instant::now();
+        assert!(worker.view(&jar, now).await.is_some());
+        assert!(start.elapsed() < Duration::from_secs(2), "who has answered is asked again");
+    })
+    .await;
 }
 
 #[tokio::test]

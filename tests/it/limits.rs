@@ -411,7 +411,7 @@ async fn drain_time() -> &'static str {
 }
 
 /// Resident memory of the gateway, in MiB.
-fn resident(gateway: &Gateway) -> usize {
+pub(crate) fn resident(gateway: &Gateway) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
@@ -500,4 +500,79 @@ async fn an_app_that_does_not_read_makes_nobody_gather_what_it_was_to_read() {
         let grown = resident(&gateway).saturating_sub(before);
         assert!(grown < 24, "{protocol:?}: the gateway has grown by {grown} MiB");
     }
+}
+
+/// A byte of a body now and then, up to the answer's status.
+fn drip(mut client: Raw) -> tokio::task::JoinHandle<u16> {
+    tokio::spawn(async move {
+        client.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n").await;
+        loop {
+            client.send("x").await;
+            let (answer, closed) = client.bytes_for(Duration::from_millis(100)).await;
+            if closed || !answer.is_empty() {
+                return raw::status(&String::from_utf8(answer).unwrap());
+            }
+        }
+    })
+}
+
+/// Who sends a byte now and then is within every limit of his own, and must not be able to hold the
+/// room of everybody.
+#[tokio::test]
+async fn uploads_that_drip_give_up_their_room_when_others_want_it() {
+    let app = App::plain().await;
+    // Answers at once, and goes on reading.
+    let early = App::by_hand(|mut peer: Peer| async move {
+        peer.head().await;
+        let _ = peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        while !peer.some().await.is_empty() {}
+    })
+    .await;
+    let (_provider, gateway) = with(&app, |builder| {
+        builder.server("workers = 1").limits("requests = 8\nbody_time = \"2s\"").route_with(
+            "/early",
+            &early,
+            r#"access = "public""#,
+        )
+    })
+    .await;
+    // A conversation holds no room.
+    let mut talking = Raw::open(&gateway).await;
+    talking.send("POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n").await;
+    talking.until("200 OK").await;
+    let talking = tokio::spawn(async move {
+        for _ in 0..40 {
+            talking.send("x").await;
+            let (_, closed) = talking.bytes_for(Duration::from_millis(100)).await;
+            assert!(!closed, "its response has begun");
+        }
+    });
+    // A few are nobody's harm.
+    let drips = async |count| {
+        let clients = join_all((0..count).map(|_| Raw::open(&gateway))).await;
+        clients.into_iter().map(drip).collect::<Vec<_>>()
+    };
+    let few = drips(3).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(few.iter().all(|asked| !asked.is_finished()), "there is room for others");
+    let many = drips(16).await;
+    let browser = gateway.browser();
+    until("there is room again", async || (browser.fetch("/").await.status == 200).then_some(()))
+        .await;
+    // Those that came when all of it was taken, and those that gave it up.
+    until("nobody holds more than half of it", async || {
+        let drips = few.iter().chain(&many);
+        (drips.filter(|drip| !drip.is_finished()).count() <= 4).then_some(())
+    })
+    .await;
+    let mut refused = std::collections::BTreeMap::<u16, usize>::new();
+    for drip in few.into_iter().chain(many) {
+        if drip.is_finished() {
+            *refused.entry(drip.await.unwrap()).or_default() += 1;
+        }
+    }
+    assert!(refused.keys().eq(&[408, 503]), "{refused:?}");
+    assert_eq!(browser.fetch("/").await.status, 200);
+    assert!(app.seen().iter().all(|seen| seen.method == "GET"), "they got nowhere");
+    talking.await.unwrap();
 }

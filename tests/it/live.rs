@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::jar::From;
 use crate::support::wire::{Connection, authority_of, tls};
-use crate::support::{App, Ask, Browser, Gateway, PATIENCE, PROTOCOLS, Protocol, Provider};
+use crate::support::{App, Ask, Browser, PATIENCE, PROTOCOLS, Protocol, Stage};
 
 /// The gateway's word, and what a busy machine may add to it.
 pub(crate) const SOON: Duration = Duration::from_millis(1000 + 500);
@@ -135,11 +135,9 @@ async fn goes_on(body: &mut Incoming, most: Duration) -> Duration {
 
 #[tokio::test]
 async fn a_websocket_is_closed_with_1008_within_a_second_of_the_logout() {
-    let provider = Provider::start().await;
-    let app = endless().await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
+    let stage = Stage::before(endless().await).await;
     for path in ["/ws", "/silent"] {
-        let (zoe, bob) = (gateway.browser(), gateway.browser());
+        let (zoe, bob) = (stage.gateway.browser(), stage.gateway.browser());
         zoe.log_in("zoe", "/").await;
         bob.log_in("bob", "/").await;
         let mut hers = websocket(&zoe, path).await;
@@ -158,13 +156,10 @@ async fn a_websocket_is_closed_with_1008_within_a_second_of_the_logout() {
 
 #[tokio::test]
 async fn open_responses_break_off_within_a_second_of_the_logout() {
-    let provider = Provider::start().await;
-    let app = endless().await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
+    let stage = Stage::before(endless().await).await;
     for protocol in PROTOCOLS {
         for path in ["/events", "/parts", "/download"] {
-            let zoe = gateway.browser_over(protocol);
-            zoe.log_in("zoe", "/").await;
+            let zoe = stage.signed_in_over("zoe", protocol).await;
             let (connection, mut body) = stream(&zoe, protocol, path).await;
 
             zoe.page("/auth/logout").await;
@@ -180,11 +175,8 @@ async fn open_responses_break_off_within_a_second_of_the_logout() {
 
 #[tokio::test]
 async fn a_login_over_a_session_closes_what_the_old_one_has_open() {
-    let provider = Provider::start().await;
-    let app = endless().await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
-    let zoe = gateway.browser();
-    zoe.log_in("zoe", "/").await;
+    let stage = Stage::before(endless().await).await;
+    let zoe = stage.signed_in("zoe").await;
     let mut socket = websocket(&zoe, "/ws").await;
     // The provider knows her: she is back without a word.
     assert_eq!(zoe.open("/auth/login").await.url, zoe.url("/"));
@@ -195,12 +187,11 @@ async fn a_login_over_a_session_closes_what_the_old_one_has_open() {
 
 #[tokio::test]
 async fn a_stream_is_no_use_of_its_session_but_a_request_is() {
-    let provider = Provider::start().await;
-    let app = endless().await;
-    let gateway =
-        Gateway::with(&provider).route("/", &app).session("inactivity = \"3s\"").start().await;
-    let zoe = gateway.browser_over(Protocol::Http1);
-    zoe.log_in("zoe", "/").await;
+    let stage = Stage::before_with(endless().await, |builder, app| {
+        builder.route("/", app).session("inactivity = \"3s\"")
+    })
+    .await;
+    let zoe = stage.signed_in_over("zoe", Protocol::Http1).await;
     let (_connection, mut events) = stream(&zoe, Protocol::Http1, "/events").await;
     let mut socket = websocket(&zoe, "/silent").await;
 
@@ -216,12 +207,11 @@ async fn a_stream_is_no_use_of_its_session_but_a_request_is() {
 
 #[tokio::test]
 async fn absolute_expiry_closes_whatever_the_use() {
-    let provider = Provider::start().await;
-    let app = endless().await;
-    let gateway =
-        Gateway::with(&provider).route("/", &app).session("absolute = \"3s\"").start().await;
-    let zoe = gateway.browser();
-    zoe.log_in("zoe", "/").await;
+    let stage = Stage::before_with(endless().await, |builder, app| {
+        builder.route("/", app).session("absolute = \"3s\"")
+    })
+    .await;
+    let zoe = stage.signed_in("zoe").await;
     let start = Instant::now();
     let mut socket = websocket(&zoe, "/ws").await;
     assert_eq!(close_of(&mut socket).await.0, CloseCode::Policy);
@@ -230,18 +220,18 @@ async fn absolute_expiry_closes_whatever_the_use() {
 
 #[tokio::test]
 async fn a_route_can_keep_its_connections_open_and_what_has_no_session_stays() {
-    let provider = Provider::start().await;
-    let app = endless().await;
-    let gateway = Gateway::with(&provider)
-        .route_with("/", &app, "close_on_session_end = false")
-        .route_with("/parts", &app, "access = \"optional\"")
-        .start()
-        .await;
+    let stage = Stage::before_with(endless().await, |builder, app| {
+        builder.route_with("/", app, "close_on_session_end = false").route_with(
+            "/parts",
+            app,
+            "access = \"optional\"",
+        )
+    })
+    .await;
     for protocol in PROTOCOLS {
-        let zoe = gateway.browser_over(protocol);
-        zoe.log_in("zoe", "/").await;
+        let zoe = stage.signed_in_over("zoe", protocol).await;
         let (_events, mut events) = stream(&zoe, protocol, "/events").await;
-        let (_parts, mut parts) = stream(&gateway.browser(), protocol, "/parts").await;
+        let (_parts, mut parts) = stream(&stage.gateway.browser(), protocol, "/parts").await;
         let mut socket = websocket(&zoe, "/ws").await;
         zoe.page("/auth/logout").await;
         assert!(goes_on(&mut events, 2 * SOON).await >= 2 * SOON);

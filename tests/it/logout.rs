@@ -79,18 +79,15 @@ async fn the_refresh_token_is_revoked() {
 
 #[tokio::test]
 async fn a_provider_that_is_down_keeps_nobody_signed_in() {
-    let provider = Provider::start().await;
-    let app = App::plain().await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
-    let zoe = gateway.browser();
-    zoe.log_in("zoe", "/").await;
+    let stage = Stage::new().await;
+    let zoe = stage.signed_in("zoe").await;
     let copied = zoe.copy();
-    provider.go_down().await;
+    stage.provider.go_down().await;
     let answer = zoe.page("/auth/logout").await;
     assert_eq!(answer.status, 303);
     assert_eq!(zoe.profile().await, None);
     assert_eq!(copied.profile().await, None);
-    gateway.logged(&["WARN", "could not be revoked"]).await;
+    stage.gateway.logged(&["WARN", "could not be revoked"]).await;
 }
 
 #[tokio::test]
@@ -198,11 +195,11 @@ async fn a_touch_under_way_at_logout_does_not_revive_the_session() {
         }
     })
     .await;
-    let provider = Provider::start().await;
-    let gateway =
-        Gateway::with(&provider).session("inactivity = \"10s\"").route("/", &app).start().await;
-    let zoe = gateway.browser();
-    zoe.log_in("zoe", "/").await;
+    let stage = Stage::before_with(app, |builder, app| {
+        builder.session("inactivity = \"10s\"").route("/", app)
+    })
+    .await;
+    let zoe = stage.signed_in("zoe").await;
     // A tenth of the inactivity period: the next request writes the session's last use down.
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     let slow = async {
@@ -237,10 +234,8 @@ async fn a_late_answer_leaves_the_next_login_alone() {
         }
     })
     .await;
-    let provider = Provider::start().await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
-    let zoe = gateway.browser();
-    zoe.log_in("zoe", "/").await;
+    let stage = Stage::before(app).await;
+    let zoe = stage.signed_in("zoe").await;
     let slow = zoe.fetch("/slow");
     let meanwhile = async {
         arrived.notified().await;

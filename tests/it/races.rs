@@ -120,10 +120,9 @@ async fn everything_at_once(field: &Field, protocol: Protocol, dice: &mut Dice) 
     let askers = askers(field, protocol).await;
     let zoe = &field.signed_in(protocol).await;
     let refreshes = field.provider.grants("refresh_token").len();
-    let (jar, over) = (zoe.jar().clone(), AtomicBool::new(false));
+    let (jar, over, answered) = (zoe.jar().clone(), AtomicBool::new(false), AtomicUsize::new(0));
     let mut turns: Vec<usize> = (0..MANY).collect();
     dice.shuffle(&mut turns);
-    let answered = AtomicUsize::new(0);
     let asked = askers.into_iter().zip(turns);
     let asked = asked.map(|((mut asker, key), turn)| {
         let (jar, answered) = (&jar, &answered);

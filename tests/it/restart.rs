@@ -10,9 +10,10 @@ use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 use crate::reload::edit;
+use crate::support::gateway::Builder;
 use crate::support::provider::Issuer;
 use crate::support::wire::Connection;
-use crate::support::{App, Ask, Gateway, PROTOCOLS, Protocol, Provider, Reply, until};
+use crate::support::{App, Ask, Gateway, PROTOCOLS, Protocol, Reply, Stage, until};
 
 /// Clients that come all the time. Each of them takes nothing but a good answer.
 struct Load {
@@ -99,6 +100,15 @@ async fn redirected(port: u16) {
     assert!(answer.starts_with(b"HTTP/1.1 308 "), "{}", String::from_utf8_lossy(&answer));
 }
 
+/// A gateway that hands its sockets over, with a page for anybody and what `write` adds.
+async fn handing_over(write: impl FnOnce(Builder, &App) -> Builder) -> Stage {
+    Stage::before_with(app().await, |builder, app| {
+        let builder = builder.server("handover = \"next\"");
+        write(builder.route_with("/", app, r#"access = "public""#), app)
+    })
+    .await
+}
+
 /// `/slow` takes a second.
 async fn app() -> App {
     App::start_later(|seen| async move {
@@ -113,16 +123,10 @@ async fn app() -> App {
 
 #[tokio::test]
 async fn processes_take_over_from_one_another_and_nobody_notices() {
-    let (provider, app) = (Provider::start().await, app().await);
-    let mut gateway = Gateway::with(&provider)
-        .server("handover = \"next\"")
-        .route_with("/", &app, r#"access = "public""#)
-        .route("/slow", &app)
-        .start()
-        .await;
-    let zoe = gateway.browser();
+    let mut stage = handing_over(|builder, app| builder.route("/slow", app)).await;
+    let zoe = stage.gateway.browser();
     zoe.log_in("zoe", "/slow").await;
-    let load = Load::on(&gateway);
+    let load = Load::on(&stage.gateway);
     load.go_on(20).await;
     let mut slow_ones = 1;
     for workers in [2, 3, 1, 2] {
@@ -134,45 +138,40 @@ async fn processes_take_over_from_one_another_and_nobody_notices() {
         };
         let next = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            edit(&gateway, |text| {
+            edit(&stage.gateway, |text| {
                 let lines = text.lines().map(|line| match line.strip_prefix("workers = ") {
                     Some(_) => format!("workers = {workers}\n"),
                     None => format!("{line}\n"),
                 });
                 lines.collect()
             });
-            let mut before = gateway.start_next();
+            let mut before = stage.gateway.start_next();
             let status = before.ended().await;
             assert!(status.success(), "{status}");
             load.go_on(20).await;
         };
         tokio::join!(slow, next);
-        assert_eq!(gateway.admin("/readyz").await.status, 200, "the next one answers");
+        assert_eq!(stage.gateway.admin("/readyz").await.status, 200, "the next one answers");
         slow_ones += 1;
         assert_eq!(zoe.profile().await.unwrap()["slow"], slow_ones);
     }
     load.end().await;
-    assert!(!gateway.log().contains("cut off"), "{}", gateway.log());
+    assert!(!stage.gateway.log().contains("cut off"), "{}", stage.gateway.log());
 }
 
 #[tokio::test]
 async fn a_next_process_that_cannot_serve_leaves_the_one_before_alone() {
-    let (provider, app) = (Provider::start().await, app().await);
-    let mut gateway = Gateway::with(&provider)
-        .server("handover = \"next\"")
-        .route_with("/", &app, r#"access = "public""#)
-        .start()
-        .await;
-    let load = Load::on(&gateway);
-    let here = provider.issuer().to_owned();
-    edit(&gateway, |text| text.replace(&here, "http://127.0.0.1:1/"));
-    let mut before = gateway.start_next();
-    assert_eq!(gateway.ended().await.code(), Some(1));
-    gateway.logged(&["server.handover", "goes on", "provider"]).await;
-    gateway.keep(&mut before);
+    let mut stage = handing_over(|builder, _| builder).await;
+    let load = Load::on(&stage.gateway);
+    let here = stage.provider.issuer().to_owned();
+    edit(&stage.gateway, |text| text.replace(&here, "http://127.0.0.1:1/"));
+    let mut before = stage.gateway.start_next();
+    assert_eq!(stage.gateway.ended().await.code(), Some(1));
+    stage.gateway.logged(&["server.handover", "goes on", "provider"]).await;
+    stage.gateway.keep(&mut before);
     load.go_on(20).await;
-    edit(&gateway, |text| text.replace("http://127.0.0.1:1/", &here));
-    let mut before = gateway.start_next();
+    edit(&stage.gateway, |text| text.replace("http://127.0.0.1:1/", &here));
+    let mut before = stage.gateway.start_next();
     assert!(before.ended().await.success());
     load.go_on(20).await;
     load.end().await;
@@ -180,46 +179,41 @@ async fn a_next_process_that_cannot_serve_leaves_the_one_before_alone() {
 
 #[tokio::test]
 async fn a_service_manager_that_holds_the_sockets_restarts_it_and_nobody_is_refused() {
-    let (provider, app) = (Provider::start().await, app().await);
-    let gateway = Gateway::with(&provider)
-        .file("service_manager.py", include_str!("support/service_manager.py"))
-        .launched_by(&["python3", "service_manager.py"])
-        .route_with("/", &app, r#"access = "public""#)
-        .start()
-        .await;
-    let load = Load::on(&gateway);
+    let stage = Stage::before_with(app().await, |builder, app| {
+        builder
+            .file("service_manager.py", include_str!("support/service_manager.py"))
+            .launched_by(&["python3", "service_manager.py"])
+            .route_with("/", app, r#"access = "public""#)
+    })
+    .await;
+    let load = Load::on(&stage.gateway);
     load.go_on(20).await;
     for restart in 1..=2 {
-        gateway.signal("USR1");
+        stage.gateway.signal("USR1");
         until("it was started again", async || {
-            (gateway.output().matches("https ").count() > restart).then_some(())
+            (stage.gateway.output().matches("https ").count() > restart).then_some(())
         })
         .await;
         load.go_on(20).await;
     }
     load.end().await;
-    assert!(!gateway.log().contains("cut off"), "{}", gateway.log());
+    assert!(!stage.gateway.log().contains("cut off"), "{}", stage.gateway.log());
 }
 
 #[tokio::test]
 async fn a_next_process_that_the_one_before_has_given_up_ends() {
-    let (provider, app) = (Provider::start().await, app().await);
-    let mut gateway = Gateway::with(&provider)
-        .server("handover = \"next\"")
-        .route_with("/", &app, r#"access = "public""#)
-        .start()
-        .await;
-    gateway.kill();
+    let mut stage = handing_over(|builder, _| builder).await;
+    stage.gateway.kill();
     // In its place: it offers what it has, and stops at nobody's word.
-    let path = gateway.directory.path().join("next");
+    let path = stage.gateway.directory.path().join("next");
     std::fs::remove_file(&path).unwrap();
     let before = UnixListener::bind(&path).unwrap();
-    drop(gateway.start_next());
+    drop(stage.gateway.start_next());
     let (mut asking, _) = before.accept().await.unwrap();
     asking.write_all(b".").await.unwrap();
     assert_eq!(asking.read_u8().await.unwrap(), b'!');
     drop(asking);
-    assert_eq!(gateway.ended().await.code(), Some(1));
-    gateway.logged(&["server.handover", "goes on"]).await;
+    assert_eq!(stage.gateway.ended().await.code(), Some(1));
+    stage.gateway.logged(&["server.handover", "goes on"]).await;
     UnixStream::connect(&path).await.unwrap();
 }

@@ -110,31 +110,6 @@ async fn ranges_are_the_apps() {
     }
 }
 
-/// RFC 9110, section 15.2: a proxy may keep interim responses to itself, and has to where they are
-/// not for who is behind it. What one says to the gateway counts for nothing.
-#[tokio::test]
-async fn interim_responses_of_an_app_end_at_the_gateway() {
-    let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
-                   HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\
-                   X-Session-Update: {\"early\":true}\r\nContent-Length: 7\r\n\r\n\
-                   HTTP/1.1 199 Whatever\r\n\r\n";
-    let app = App::start(move |_| Reply::new(200).after(interim).body("final")).await;
-    let provider = Provider::start().await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
-    for protocol in PROTOCOLS {
-        let zoe = gateway.browser_over(protocol);
-        zoe.log_in("zoe", "/").await;
-        let answer = zoe.fetch("/").await;
-        assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "final"));
-        assert_eq!(answer.header("link"), None);
-        assert!(zoe.profile().await.unwrap().get("early").is_none());
-    }
-    let (_provider, gateway) = public(&app).await;
-    let mut client = Raw::open(&gateway).await;
-    client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    assert!(client.response().await.starts_with("HTTP/1.1 200 OK\r\n"));
-}
-
 /// RFC 9110, section 10.1.1: the body is asked for when there is somebody to take it.
 #[tokio::test]
 async fn nobody_is_asked_for_a_body_that_nobody_will_take() {

@@ -383,7 +383,6 @@ async fn an_end_at_the_provider_shows_at_the_next_refresh() {
 /// CVE-2026-71324 and its kin: one user's answer for another.
 #[tokio::test(flavor = "multi_thread")]
 async fn users_at_once_get_each_their_own() {
-    let provider = Provider::start().await;
     let app = App::start(|seen| {
         let user = seen.header("x-forwarded-user").unwrap_or_default();
         let nonce = seen.target.clone();
@@ -392,11 +391,11 @@ async fn users_at_once_get_each_their_own() {
             .body(format!("{user} {nonce}"))
     })
     .await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
+    let stage = Stage::before(app).await;
     let mut users = Vec::new();
     for name in ["zoe", "bob", "ada"] {
         for protocol in PROTOCOLS {
-            let browser = gateway.browser_over(protocol);
+            let browser = stage.gateway.browser_over(protocol);
             browser.log_in(name, "/").await;
             let sub = browser.profile().await.unwrap()["user"]["sub"].as_str().unwrap().to_owned();
             users.push((browser, sub));

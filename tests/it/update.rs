@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    App, Ask, Browser, Gateway, PROTOCOLS, Protocol, Provider, Raw, Reply, Stage, join_all, raw,
+    App, Ask, Browser, Gateway, PROTOCOLS, Protocol, Raw, Reply, Stage, join_all, raw,
 };
 
 /// The counter of refused updates.
@@ -133,7 +133,6 @@ async fn counting_is_atomic() {
 /// SDK #1286, #544: the later response erased the earlier one's update.
 #[tokio::test]
 async fn updates_of_parallel_requests_all_survive() {
-    let provider = Provider::start().await;
     // Each request sets a member of its own, and all are answered at the same moment.
     let barrier = std::sync::Arc::new(tokio::sync::Barrier::new(20));
     let app = App::start_later(move |seen| {
@@ -145,10 +144,9 @@ async fn updates_of_parallel_requests_all_survive() {
         }
     })
     .await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
+    let stage = Stage::before(app).await;
     for protocol in PROTOCOLS {
-        let zoe = gateway.browser_over(protocol);
-        zoe.log_in("zoe", "/").await;
+        let zoe = stage.signed_in_over("zoe", protocol).await;
         let paths: Vec<_> = (0..20).map(|number| format!("/set/k{number}")).collect();
         join_all(paths.iter().map(|path| zoe.fetch(path))).await;
         let session = zoe.profile().await.unwrap();
@@ -425,7 +423,6 @@ async fn an_app_never_sees_an_update_that_a_client_sends() {
 
 #[tokio::test]
 async fn an_app_that_mirrors_a_request_does_not_let_a_client_update() {
-    let provider = Provider::start().await;
     let app = App::start(|seen| {
         let mut reply = Reply::new(200);
         for (name, value) in seen.headers.iter().chain(&seen.trailers) {
@@ -436,9 +433,8 @@ async fn an_app_that_mirrors_a_request_does_not_let_a_client_update() {
         reply
     })
     .await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
-    let zoe = gateway.browser();
-    zoe.log_in("zoe", "/").await;
+    let stage = Stage::before(app).await;
+    let zoe = stage.signed_in("zoe").await;
     let before = zoe.profile().await;
     let ask = Ask::post("/", "{}")
         .header("x-session-update", r#"{"forged":1}"#)
@@ -449,7 +445,6 @@ async fn an_app_that_mirrors_a_request_does_not_let_a_client_update() {
 
 #[tokio::test]
 async fn a_response_under_way_at_logout_cannot_bring_the_session_back() {
-    let provider = Provider::start().await;
     let arrived = std::sync::Arc::new(tokio::sync::Notify::new());
     let release = std::sync::Arc::new(tokio::sync::Notify::new());
     let (at_app, go_on) = (arrived.clone(), release.clone());
@@ -465,9 +460,8 @@ async fn a_response_under_way_at_logout_cannot_bring_the_session_back() {
         }
     })
     .await;
-    let gateway = Gateway::with(&provider).route("/", &app).start().await;
-    let zoe = gateway.browser();
-    zoe.log_in("zoe", "/").await;
+    let stage = Stage::before(app).await;
+    let zoe = stage.signed_in("zoe").await;
     let slow = async {
         let answer = zoe.fetch("/slow").await;
         assert_eq!(answer.status, 200);
@@ -482,7 +476,7 @@ async fn a_response_under_way_at_logout_cannot_bring_the_session_back() {
     };
     tokio::join!(slow, logout);
     assert_eq!(zoe.profile().await, None);
-    assert_eq!(refused(&gateway, "no_session").await, 1);
+    assert_eq!(refused(&stage.gateway, "no_session").await, 1);
 }
 
 /// Text that does not compress, of a length.

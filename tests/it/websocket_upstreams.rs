@@ -139,6 +139,20 @@ async fn a_websocket_passes_to_an_app_that_speaks_only_http2() {
     }
 }
 
+/// With `auto`, where the handshake says what is spoken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_refuses_http1_is_asked_over_http2() {
+    let app = Http2App::with_websockets(true, yes, echo).await;
+    let stage = Stage::with(|builder, _| builder.route_to("/", &[&app.url], "")).await;
+    let zoe = stage.signed_in("zoe").await;
+    for protocol in PROTOCOLS {
+        let (_, mut socket) = open(&stage, &zoe, protocol, &[]).await;
+        socket.send(Message::text("hello")).await.unwrap();
+        assert_eq!(next(&mut socket).await, Message::text("hello"));
+        assert_eq!(zoe.fetch("/").await.status, 200);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_share_a_connection_with_pages_and_each_other() {
     let answer = |seen: &Seen| Http2Reply::new(seen.head.uri.path().to_owned());

@@ -1,8 +1,8 @@
 //! What a scrape makes of the numbers: the workers' added up, by name and labels.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet as NoLabels};
@@ -13,6 +13,7 @@ use super::{
     BUCKETS, Counters, Histogram, LoginOutcome, Metrics, OUTCOMES, RELOADS, ReloadOutcome,
     STATUSES, UpstreamNumbers,
 };
+use crate::lock::lock;
 use crate::session::update::UpdateRefused;
 
 #[derive(Debug)]
@@ -103,10 +104,10 @@ fn encode_gauges(
 
 impl Metrics {
     fn requests(&self) -> Vec<(Labels, u64)> {
-        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let workers = lock(&self.workers);
         let mut routes: Vec<(String, Vec<u64>)> = Vec::new();
         for worker in workers.iter() {
-            for (name, row) in worker.rows.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for (name, row) in lock(&worker.rows).iter() {
                 let at = routes.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
                     routes.push((name.clone(), vec![0; STATUSES]));
                     routes.len() - 1

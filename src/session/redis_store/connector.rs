@@ -7,13 +7,14 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
-    TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError,
+    RedisFuture, RedisResult, Role, TlsCertificates, Value,
 };
 
+use super::sentinels::Sentinels;
+use crate::config::value::Secret;
 use crate::config::{Redis, RedisServers};
 
 /// How long a connection may take to be made, its greeting included.
@@ -36,8 +37,16 @@ pub(super) struct Connector {
 
 enum Way {
     One(Box<Client>),
-    Sentinel(Box<SentinelClient>),
+    Sentinel(Box<Named>),
     Cluster(Box<ClusterClient>),
+}
+
+/// The server that sentinels name.
+struct Named {
+    sentinels: Sentinels,
+    /// How any of the servers is reached, but for its address.
+    server: ConnectionInfo,
+    certificates: Option<TlsCertificates>,
 }
 
 /// Hears what Redis says unasked.
@@ -64,13 +73,16 @@ impl Connector {
         let way = match &config.servers {
             RedisServers::Single => {
                 let server = servers.into_iter().next().ok_or_else(nowhere)?;
-                Way::One(Box::new(match certificates {
-                    Some(certificates) => Client::build_with_tls(server, certificates)?,
-                    None => Client::open(server)?,
-                }))
+                Way::One(Box::new(client(server, certificates.as_ref())?))
             }
             RedisServers::Sentinel { primary, password } => {
-                Way::Sentinel(Box::new(sentinel(config, &servers, primary, password.as_ref())?))
+                let server = servers.first().ok_or_else(nowhere)?.clone();
+                let sentinels = servers.into_iter().map(|sentinel| {
+                    let settings = settings(None, password.as_ref());
+                    client(sentinel.set_redis_settings(settings), certificates.as_ref())
+                });
+                let sentinels = Sentinels::new(primary, sentinels.collect::<RedisResult<_>>()?);
+                Way::Sentinel(Box::new(Named { sentinels, server, certificates }))
             }
             RedisServers::Cluster => {
                 let mut builder = ClusterClientBuilder::new(servers)
@@ -93,10 +105,11 @@ impl Connector {
     }
 
     /// Where the primary is that sentinels name; nothing where there are none.
-    pub(super) async fn primary(&mut self) -> RedisResult<Option<String>> {
-        let Way::Sentinel(client) = &mut self.way else { return Ok(None) };
-        let primary = client.async_get_client().await?;
-        Ok(Some(primary.get_connection_info().addr().to_string()))
+    pub(super) async fn primary(&mut self) -> RedisResult<Option<(String, u16)>> {
+        match &mut self.way {
+            Way::Sentinel(named) => named.sentinels.primary().await.map(Some),
+            Way::One(_) | Way::Cluster(_) => Ok(None),
+        }
     }
 
     /// One connection.
@@ -107,69 +120,67 @@ impl Connector {
                 let connecting = client.get_multiplexed_async_connection_with_config(options);
                 Connection::One(connecting.await?)
             }
-            Way::Sentinel(client) => {
-                Connection::One(client.get_async_connection_with_config(options).await?)
-            }
+            Way::Sentinel(named) => Connection::One(named.connect(options).await?),
             Way::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
         })
     }
 }
 
-fn nowhere() -> RedisError {
-    RedisError::from((redis::ErrorKind::InvalidClientConfig, "no address"))
-}
-
-fn sentinel(
-    config: &Redis,
-    servers: &[ConnectionInfo],
-    primary: &str,
-    password: Option<&crate::config::value::Secret>,
-) -> RedisResult<SentinelClient> {
-    let addresses = servers.iter().map(|server| server.addr().clone());
-    let mut builder = SentinelClientBuilder::new(addresses, primary, SentinelServerType::Master)?
-        .set_client_to_redis_protocol(ProtocolVersion::RESP3);
-    if let Some(database) = servers.first().map(|server| server.redis_settings().db()) {
-        builder = builder.set_client_to_redis_db(database);
-    }
-    if let Some(username) = &config.username {
-        builder = builder.set_client_to_redis_username(username);
-    }
-    if let Some(password) = &config.password {
-        builder = builder.set_client_to_redis_password(text(password));
-    }
-    if let Some(password) = password {
-        builder = builder.set_client_to_sentinel_password(text(password));
-    }
-    if config.urls.iter().any(|url| url.starts_with("rediss:")) {
-        builder = builder
-            .set_client_to_redis_tls_mode(TlsMode::Secure)
-            .set_client_to_sentinel_tls_mode(TlsMode::Secure);
-        if let Some(ca) = &config.ca {
-            let certificates = || TlsCertificates { client_tls: None, root_cert: Some(ca.clone()) };
-            builder = builder
-                .set_client_to_redis_certificates(certificates())
-                .set_client_to_sentinel_certificates(certificates());
+impl Named {
+    async fn connect(
+        &mut self,
+        options: &AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        let (host, port) = self.sentinels.primary().await?;
+        let address = match self.server.addr() {
+            ConnectionAddr::TcpTls { .. } => {
+                ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+            }
+            _ => ConnectionAddr::Tcp(host, port),
+        };
+        let server = self.server.clone().set_addr(address);
+        let client = client(server, self.certificates.as_ref())?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(options).await?;
+        // It may know already that it is the primary no more, or not yet that it is.
+        match redis::cmd("ROLE").query_async(&mut connection).await? {
+            Role::Primary { .. } => Ok(connection),
+            _ => Err(RedisError::from((ErrorKind::Io, "it is not the primary"))),
         }
     }
-    builder.build()
+}
+
+fn nowhere() -> RedisError {
+    RedisError::from((ErrorKind::InvalidClientConfig, "no address"))
+}
+
+fn client(server: ConnectionInfo, certificates: Option<&TlsCertificates>) -> RedisResult<Client> {
+    match certificates {
+        Some(certificates) => Client::build_with_tls(server, certificates.clone()),
+        None => Client::open(server),
+    }
 }
 
 fn connection_info(url: &str, config: &Redis) -> RedisResult<ConnectionInfo> {
     let server = url.into_connection_info()?;
-    let mut settings = RedisConnectionInfo::default()
+    let settings = settings(config.username.as_deref(), config.password.as_ref())
         .set_db(server.redis_settings().db())
         .set_protocol(ProtocolVersion::RESP3);
-    if let Some(username) = &config.username {
-        settings = settings.set_username(username);
-    }
-    if let Some(password) = &config.password {
-        settings = settings.set_password(text(password));
-    }
     Ok(server.set_redis_settings(settings))
 }
 
+fn settings(username: Option<&str>, password: Option<&Secret>) -> RedisConnectionInfo {
+    let mut settings = RedisConnectionInfo::default();
+    if let Some(username) = username {
+        settings = settings.set_username(username);
+    }
+    if let Some(password) = password {
+        settings = settings.set_password(text(password));
+    }
+    settings
+}
+
 /// The configuration checked that it is text.
-fn text(secret: &crate::config::value::Secret) -> &str {
+fn text(secret: &Secret) -> &str {
     std::str::from_utf8(secret.expose()).unwrap_or_default()
 }
 

@@ -132,12 +132,14 @@ impl Link {
         {
             return Err(why.clone());
         }
-        let mut connector = match state.connector.take() {
+        // It stays where it is: whoever gives up waiting must not take what it has learned.
+        let connector = match &mut state.connector {
             Some(connector) => connector,
-            None => Connector::new(&self.config, None).map_err(|error| error.to_string())?,
+            none => {
+                none.insert(Connector::new(&self.config, None).map_err(|error| error.to_string())?)
+            }
         };
         let connected = connector.connect().await;
-        state.connector = Some(connector);
         match connected {
             Ok(connection) => {
                 state.failed = None;

@@ -1,5 +1,6 @@
 //! What other gateways say: which sessions have ended, at once. It also knows whether Redis can be
-//! reached, for `/readyz`. A word that is missed costs nothing but time: every request asks Redis.
+//! reached, for `/readyz`. A word that is missed costs nothing but time: every request asks Redis, and
+//! `standing` does for what is open without one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -12,13 +13,14 @@ use super::super::SessionId;
 use super::super::memory::Memory;
 use super::connector::{Connection, Connector, Hearer};
 use super::link::channel;
+use super::standing::Standing;
 use crate::clock::Timestamp;
 use crate::config::Redis;
 
 /// How often Redis is asked whether it is there, and how soon after a failure again.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long it may take to say so.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether Redis could be reached a moment ago.
 #[derive(Debug, Default)]
@@ -68,21 +70,22 @@ pub async fn follow(config: Arc<Redis>, memory: Arc<Memory>, health: Arc<Health>
             news.end(id, until, Timestamp::now());
         }
     });
-    let mut sentinels = Sentinels::new(&config);
+    let mut watch = Watch::new(&config);
     loop {
         match listen(&config, hearer.clone()).await {
             Ok(mut connection) => {
                 health.set(true);
+                let mut standing = Standing::begin(&config, &memory);
                 loop {
-                    sleep(ASK_EVERY).await;
-                    if sentinels.name_another().await {
+                    let asked = standing.ask_for(ASK_EVERY, &mut connection).await;
+                    if watch.has_moved().await {
                         memory.primary().replaced();
                         break;
                     }
                     let ping = redis::cmd("PING");
                     let answer: Result<RedisResult<String>, _> =
                         timeout(PATIENCE, ping.query_async(&mut connection)).await;
-                    if !matches!(answer, Ok(Ok(_))) {
+                    if asked.is_err() || !matches!(answer, Ok(Ok(_))) {
                         health.set(false);
                         sleep(ASK_EVERY / 4).await;
                         break;
@@ -98,20 +101,20 @@ pub async fn follow(config: Arc<Redis>, memory: Arc<Memory>, health: Arc<Health>
     }
 }
 
-/// Those who say which server is the primary.
-struct Sentinels {
+/// Sees sentinels name another primary.
+struct Watch {
     connector: Option<Connector>,
-    named: Option<String>,
+    named: Option<(String, u16)>,
 }
 
-impl Sentinels {
+impl Watch {
     fn new(config: &Redis) -> Self {
         // Where it cannot be made nobody can listen either, and says so.
         Self { connector: Connector::new(config, None).ok(), named: None }
     }
 
     /// Whether they name another server than before.
-    async fn name_another(&mut self) -> bool {
+    async fn has_moved(&mut self) -> bool {
         let Some(connector) = &mut self.connector else { return false };
         let Ok(Ok(Some(named))) = timeout(PATIENCE, connector.primary()).await else {
             return false;

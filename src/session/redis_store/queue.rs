@@ -19,8 +19,11 @@ use super::record::{Read, Records, Swapped};
 use super::ticket::Ticket;
 use crate::clock::Timestamp;
 
-/// How long Redis may take to save a batch or say that somebody was faster.
+/// How long Redis may take to save a batch or say that somebody was faster. While it is silent, what comes
+/// waits for as long from when it came, however many have waited before it.
 const SAVE_TIME: Duration = Duration::from_secs(2);
+/// While Redis is silent those wait together that came within this time: up to so much longer.
+const TOGETHER: Duration = Duration::from_millis(500);
 /// How long somebody may be faster again and again: each time somebody's change is made, so all
 /// of them have their turn.
 const CONTEST_TIME: Duration = Duration::from_secs(10);
@@ -34,12 +37,16 @@ const DRAWN: u32 = 24;
 pub(super) struct Queue {
     waiting: RefCell<Vec<Waiting>>,
     busy: Cell<bool>,
+    /// Whether Redis did not answer when it was asked last.
+    silent: Cell<bool>,
 }
 
 impl Queue {
     fn next(&self) -> Vec<Waiting> {
         let mut waiting = self.waiting.borrow_mut();
-        let length = waiting.len().min(LARGEST_BATCH);
+        let last = waiting.first().map(|first| first.since + TOGETHER);
+        let belongs = |one: &&Waiting| !self.silent.get() || last.is_some_and(|at| one.since <= at);
+        let length = waiting.iter().take(LARGEST_BATCH).take_while(belongs).count();
         waiting.drain(..length).collect()
     }
 }
@@ -49,6 +56,7 @@ type Outcome = Result<Made, CommitRefused>;
 struct Waiting {
     edit: Edit,
     now: Timestamp,
+    since: Instant,
     reply: oneshot::Sender<Outcome>,
 }
 
@@ -98,7 +106,8 @@ impl Saver {
         now: Timestamp,
     ) -> Outcome {
         let (reply, outcome) = oneshot::channel();
-        ticket.queue.waiting.borrow_mut().push(Waiting { edit, now, reply });
+        let since = Instant::now();
+        ticket.queue.waiting.borrow_mut().push(Waiting { edit, now, since, reply });
         if !ticket.queue.busy.replace(true) {
             // A task of its own: a browser that goes away takes nobody's change with it.
             let (saver, ticket, seen) = (self.clone(), ticket.clone(), seen.clone());
@@ -120,6 +129,7 @@ impl Saver {
     /// Saves a batch, and tells everybody.
     async fn save(&self, ticket: &Rc<Ticket>, seen: &Rc<Opened>, batch: Vec<Waiting>) {
         let ended = self.settle(ticket, seen, &batch).await;
+        ticket.queue.silent.set(matches!(ended, Err(CommitRefused::Unavailable(_))));
         match ended {
             Ok(Ended::Settled(opened, verdicts)) => {
                 for (Waiting { reply, .. }, verdict) in batch.into_iter().zip(verdicts) {
@@ -154,10 +164,18 @@ impl Saver {
         seen: &Rc<Opened>,
         batch: &[Waiting],
     ) -> Result<Ended, CommitRefused> {
-        let end = Instant::now() + CONTEST_TIME;
+        let begun = Instant::now();
+        let end = begun + CONTEST_TIME;
+        let patience = |one: &Waiting| one.since + SAVE_TIME;
+        let mut deadline = match batch.iter().map(patience).max() {
+            Some(deadline) if ticket.queue.silent.get() => deadline,
+            _ => begun + SAVE_TIME,
+        };
+        if deadline <= begun {
+            return Err(Unavailable("it has not answered for too long".to_owned()).into());
+        }
         let mut current = ticket.known().map_or_else(|| seen.clone(), |known| known.opened);
         loop {
-            let deadline = end.min(Instant::now() + SAVE_TIME);
             let (next, verdicts) = self.apply(&current.session, batch)?;
             let unwritten = match next {
                 None => Unwritten::Nothing,
@@ -172,7 +190,9 @@ impl Saver {
                     }
                 }
             };
-            let same = match self.records.read(ticket, deadline).await? {
+            let read = self.records.read(ticket, deadline).await?;
+            deadline = end.min(Instant::now() + SAVE_TIME);
+            let same = match read {
                 Read::Gone => return Err(CommitRefused::NoSession),
                 Read::Newer(newer) => {
                     current = newer;

@@ -200,8 +200,13 @@ impl Records {
 
     /// Where a session stands.
     pub(super) fn key(&self, id: SessionId) -> String {
-        format!("{}{{{id}}}", self.link.prefix())
+        key(self.link.prefix(), id)
     }
+}
+
+/// Where a session stands among names that begin with `prefix`.
+pub(super) fn key(prefix: &str, id: SessionId) -> String {
+    format!("{prefix}{{{id}}}")
 }
 
 /// Where its end is known for a while.

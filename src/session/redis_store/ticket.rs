@@ -1,7 +1,7 @@
 //! The cookie of the Redis store: the session's id and a key of its own, sealed with the gateway's
 //! secret. Who has Redis lacks the key; who has the cookie lacks both.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub(in crate::session) struct Ticket {
     is_current: bool,
     /// What of this worker's is to be saved.
     pub(super) queue: Queue,
+    /// Whether a use is being written down.
+    touching: Cell<bool>,
     known: RefCell<Option<Known>>,
     itself: Weak<Ticket>,
 }
@@ -46,9 +48,15 @@ impl Ticket {
             text,
             is_current,
             queue: Queue::default(),
+            touching: Cell::new(false),
             known: RefCell::default(),
             itself: itself.clone(),
         })
+    }
+
+    /// The right to write a use down; nothing while somebody does.
+    pub(super) fn touch(&self) -> Option<Touch<'_>> {
+        (!self.touching.replace(true)).then(|| Touch(&self.touching))
     }
 
     /// What was read or written last on this worker.
@@ -85,6 +93,15 @@ impl Ticket {
         let opened = Rc::new(Opened::with_ticket(Arc::new(session), self.itself.upgrade()));
         *self.known.borrow_mut() = Some(Known { opened: opened.clone(), use_mark });
         opened
+    }
+}
+
+/// A use is being written down, until the value is dropped.
+pub(super) struct Touch<'a>(&'a Cell<bool>);
+
+impl Drop for Touch<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 

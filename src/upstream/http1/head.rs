@@ -82,14 +82,19 @@ struct Raw {
 }
 
 impl Head {
-    /// Takes the head of the final response off `read`, and every interim one before it
-    /// (RFC 9110, section 15.2); nothing if it is not whole yet.
+    /// Takes the head of the final response off `read`; nothing if it is not whole yet. Every interim
+    /// one before it (RFC 9110, section 15.2) is given to `hear`.
     ///
     /// # Errors
     /// When it is none, or when two parties could see its body's end in two places.
-    pub fn take(read: &mut BytesMut, method: &Method) -> Result<Option<Self>, ExchangeError> {
+    pub fn take(
+        read: &mut BytesMut,
+        method: &Method,
+        mut hear: impl FnMut(StatusCode, HeaderMap),
+    ) -> Result<Option<Self>, ExchangeError> {
         while let Some(Raw { status, old, fields }) = Raw::take(read)? {
             if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                hear(status, fields);
                 continue;
             }
             let framing = Framing::of(method, status, old, &fields)?;

@@ -15,6 +15,7 @@ use crate::body::BodyError;
 
 /// Room for a piece of a body that is longer than that, in bytes.
 const LONG: usize = 64 * 1024;
+/// And of another one: a stream of events needs no more.
 const SHORT: usize = 8 * 1024;
 
 /// Why a body broke off.
@@ -35,6 +36,8 @@ pub(in crate::upstream) struct Receiving<F> {
     /// Until the end.
     rest: Option<Rest<F>>,
     framing: Framing,
+    /// Whether there was more to read than there was room for, a moment ago.
+    is_fast: bool,
 }
 
 struct Rest<F> {
@@ -68,7 +71,10 @@ impl<F: FnOnce(Connection)> Receiving<F> {
                 Rest { connection, upload, after }.end();
                 Ok(body)
             }
-            framing => Err(Self { rest: Some(Rest { connection, upload, after }), framing }),
+            framing => {
+                let rest = Some(Rest { connection, upload, after });
+                Err(Self { rest, framing, is_fast: false })
+            }
         }
     }
 
@@ -110,14 +116,20 @@ impl<F: FnOnce(Connection)> Receiving<F> {
                 },
             }
             let Some(Rest { connection, upload, .. }) = &mut self.rest else { continue };
-            let long = !matches!(self.framing, Framing::Length(left) if left < LONG as u64);
+            let long = match self.framing {
+                Framing::Length(left) => left >= LONG as u64,
+                Framing::Chunked(_) | Framing::Close => self.is_fast,
+            };
             let Poll::Ready(filled) =
                 connection.poll_fill(context, if long { LONG } else { SHORT })
             else {
                 // An app that waits for the rest of a request would wait for ever.
                 return upload.poll_broken(context).map(|error| Err(BrokenBody::Upload(error)));
             };
-            if filled? == 0 {
+            let filled = filled?;
+            let is_full = connection.read.len() == connection.read.capacity();
+            self.is_fast = is_full || (self.is_fast && filled >= SHORT);
+            if filled == 0 {
                 let ends_so = matches!(self.framing, Framing::Close);
                 self.rest = None;
                 return Poll::Ready(if ends_so { Ok(None) } else { Err(BrokenBody::Closed) });

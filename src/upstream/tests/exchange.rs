@@ -50,7 +50,7 @@ async fn where_one_upstream_is_down_the_next_is_asked_with_the_whole_request() {
             let mut request = request("POST", "/", body);
             let chunked = http::HeaderValue::from_static("chunked");
             request.headers_mut().insert("transfer-encoding", chunked);
-            let response = upstreams.send(0, request, None).await.unwrap();
+            let response = upstreams.send(0, request, None, &deaf).await.unwrap();
             assert_eq!(text(response).await.unwrap(), "9\r\nall of it\r\n0\r\n\r\n");
         }
     })
@@ -62,12 +62,14 @@ async fn where_all_are_down_the_last_ones_error_is_told() {
     local(async {
         let (one, other) = (nobody().await, nobody().await);
         let upstreams = with(vec![one.clone(), other.clone()], &sample::limits(), roots());
-        let failed =
-            upstreams.send(0, request("GET", "/", Body::Empty), None).await.map(|it| it.status());
+        let failed = upstreams
+            .send(0, request("GET", "/", Body::Empty), None, &deaf)
+            .await
+            .map(|it| it.status());
         let Err(UpstreamError::Connect { upstream, source }) = failed else { panic!("{failed:?}") };
         assert!(upstream == one || upstream == other);
         assert_eq!(source.kind(), std::io::ErrorKind::ConnectionRefused);
-        let none = upstreams.send(1, request("GET", "/", Body::Empty), None).await;
+        let none = upstreams.send(1, request("GET", "/", Body::Empty), None, &deaf).await;
         assert!(matches!(none, Err(UpstreamError::None)));
     })
     .await;
@@ -116,7 +118,7 @@ async fn an_upstream_that_does_not_answer_is_late() {
             let upstreams = with(vec![url], &hurried(), roots());
             let begun = Instant::now();
             let late = upstreams
-                .send(0, request("GET", "/", Body::Empty), None)
+                .send(0, request("GET", "/", Body::Empty), None, &deaf)
                 .await
                 .map(|it| it.status());
             assert!(matches!(late, Err(UpstreamError::Late { .. })), "{late:?}");
@@ -148,7 +150,7 @@ async fn an_upstream_is_not_late_while_it_still_receives() {
         let mut slow = request("POST", "/", body);
         let chunked = http::HeaderValue::from_static("chunked");
         slow.headers_mut().insert("transfer-encoding", chunked);
-        let response = upstreams.send(0, slow, None).await.unwrap();
+        let response = upstreams.send(0, slow, None, &deaf).await.unwrap();
         assert_eq!(text(response).await.unwrap(), "got it");
     })
     .await;
@@ -189,8 +191,10 @@ async fn an_app_on_a_unix_socket_is_asked() {
             assert_eq!(get(&upstreams, asked).await.unwrap(), asked);
         }
         let nowhere = to(&UpstreamUrl::Unix(directory.path().join("none.sock")));
-        let failed =
-            nowhere.send(0, request("GET", "/", Body::Empty), None).await.map(|it| it.status());
+        let failed = nowhere
+            .send(0, request("GET", "/", Body::Empty), None, &deaf)
+            .await
+            .map(|it| it.status());
         assert!(matches!(failed, Err(UpstreamError::Connect { .. })));
     })
     .await;
@@ -240,7 +244,7 @@ async fn an_https_upstream_is_asked_if_its_certificate_is_good_for_its_name() {
             for (host, store) in [(other, store), (host, roots())] {
                 let upstreams = with(vec![https(host, port)], &sample::limits(), store);
                 let failed = upstreams
-                    .send(0, request("GET", "/", Body::Empty), None)
+                    .send(0, request("GET", "/", Body::Empty), None, &deaf)
                     .await
                     .map(|it| it.status());
                 assert!(matches!(failed, Err(UpstreamError::Connect { .. })), "{failed:?}");
@@ -260,8 +264,10 @@ async fn a_handshake_that_never_ends_is_given_up() {
         .await;
         let UpstreamUrl::Http { host, port } = url else { panic!() };
         let upstreams = with(vec![UpstreamUrl::Https { host, port }], &hurried(), roots());
-        let failed =
-            upstreams.send(0, request("GET", "/", Body::Empty), None).await.map(|it| it.status());
+        let failed = upstreams
+            .send(0, request("GET", "/", Body::Empty), None, &deaf)
+            .await
+            .map(|it| it.status());
         let Err(UpstreamError::Connect { source, .. }) = failed else { panic!("{failed:?}") };
         assert_eq!(source.kind(), std::io::ErrorKind::TimedOut);
     })
@@ -283,8 +289,9 @@ async fn the_target_and_every_byte_of_both_bodies_pass() {
         .await;
         let body: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
         let sum: u64 = body.iter().map(|byte| u64::from(*byte)).sum();
-        let sent =
-            to(&url).send(0, request("POST", "/%C3%AB;x//y?q=%zz&r", body.into()), None).await;
+        let sent = to(&url)
+            .send(0, request("POST", "/%C3%AB;x//y?q=%zz&r", body.into()), None, &deaf)
+            .await;
         assert_eq!(text(sent.unwrap()).await.unwrap(), format!("/%C3%AB;x//y?q=%zz&r {sum}"));
     })
     .await;
@@ -306,7 +313,7 @@ async fn sent(request: Request<Body>) -> (Vec<u8>, bool) {
     })
     .await;
     let upstreams = with(vec![url], &hurried(), roots());
-    let _ = upstreams.send(0, request, None).await;
+    let _ = upstreams.send(0, request, None, &deaf).await;
     sleep(Duration::from_millis(20)).await;
     heard.borrow().clone()
 }
@@ -392,7 +399,7 @@ async fn a_body_that_breaks_off_after_the_responses_head_ends_the_exchange() {
         feed.send("half".into()).unwrap();
         let mut request = request("POST", "/", body);
         request.headers_mut().insert("content-length", "8".parse().unwrap());
-        let response = to(&url).send(0, request, None).await.unwrap();
+        let response = to(&url).send(0, request, None, &deaf).await.unwrap();
         let reading = spawn_local(text(response));
         sleep(Duration::from_millis(20)).await;
         assert!(!reading.is_finished() && !gone.get());
@@ -401,6 +408,51 @@ async fn a_body_that_breaks_off_after_the_responses_head_ends_the_exchange() {
         assert!(broken.starts_with("the request's body broke off"), "{broken}");
         sleep(Duration::from_millis(20)).await;
         assert!(gone.get(), "the app was let go");
+    })
+    .await;
+}
+
+/// A browser that does not read lets them wait, and each waits in the buffer that it was read into.
+#[tokio::test]
+async fn small_pieces_that_wait_hold_no_more_than_they_are() {
+    local(async {
+        for (framing, piece) in [
+            ("transfer-encoding: chunked", "64\r\nPIECE\r\n"),
+            ("content-length: 10000000", "PIECE"),
+            ("content-length: 30000", "PIECE"),
+            ("connection: close", "PIECE"),
+        ] {
+            let piece = piece.replace("PIECE", &"x".repeat(100));
+            let (url, _) = listen(move |mut stream, _| {
+                let piece = piece.clone();
+                async move {
+                    head(&mut stream, &mut Vec::new()).await;
+                    let begin = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n");
+                    stream.write_all(begin.as_bytes()).await.unwrap();
+                    while stream.write_all(piece.as_bytes()).await.is_ok() {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            })
+            .await;
+            let upstreams = to(&url);
+            let mut response =
+                upstreams.send(0, request("GET", "/", Body::Empty), None, &deaf).await.unwrap();
+            let mut waiting: Vec<Bytes> = Vec::new();
+            while waiting.len() < 250 {
+                let frame = response.body_mut().frame().await.unwrap().unwrap();
+                waiting.push(frame.into_data().unwrap());
+            }
+            // Those that lie one behind the other are in one buffer.
+            let place = |bytes: &Bytes| bytes.as_ptr().addr();
+            let apart = |pair: &&[Bytes]| {
+                let [one, next] = pair else { panic!() };
+                !(0..16).contains(&place(next).wrapping_sub(place(one) + one.len()))
+            };
+            let buffers = 1 + waiting.windows(2).filter(apart).count();
+            let bytes: usize = waiting.iter().map(Bytes::len).sum();
+            assert!(buffers <= 1 + bytes / 4096, "{framing}: {buffers} for {bytes} bytes");
+        }
     })
     .await;
 }

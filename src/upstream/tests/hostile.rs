@@ -16,7 +16,7 @@ async fn becomes(bytes: &str, closes: bool) -> Result<String, UpstreamError> {
         }
     })
     .await;
-    let response = to(&url).send(0, request("GET", "/", Body::Empty), None).await?;
+    let response = to(&url).send(0, request("GET", "/", Body::Empty), None, &deaf).await?;
     Ok(text(response).await.unwrap_or_else(|error| format!("broke off: {error}")))
 }
 
@@ -102,14 +102,25 @@ async fn a_body_that_breaks_off_is_not_taken_for_whole() {
     .await;
 }
 
+/// RFC 9110, section 15.2.
 #[tokio::test]
-async fn interim_responses_are_passed_over() {
+async fn what_comes_before_the_response_is_heard_but_for_what_two_ends_say_to_each_other() {
     local(async {
         let bytes = format!(
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nx-session-update: {{}}\r\n\r\n{}",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n\
+             HTTP/1.1 199 Whatever\r\n\r\n{}",
             ok("final")
         );
-        assert_eq!(becomes(&bytes, false).await.unwrap(), "final");
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let told = heard.clone();
+        let hear = move |status: StatusCode, fields: HeaderMap| {
+            told.borrow_mut().push((status.as_u16(), fields.len()));
+        };
+        let (url, _) = answering(bytes).await;
+        let upstreams = to(&url);
+        let sent = upstreams.send(0, request("GET", "/", Body::Empty), None, &hear).await;
+        assert_eq!(text(sent.unwrap()).await.unwrap(), "final");
+        assert_eq!(*heard.borrow(), [(103, 1), (199, 0)]);
     })
     .await;
 }
@@ -141,8 +152,10 @@ async fn a_head_without_end_is_given_up_long_before_memory_is() {
             }
         })
         .await;
-        let failed =
-            to(&url).send(0, request("GET", "/", Body::Empty), None).await.map(|it| it.status());
+        let failed = to(&url)
+            .send(0, request("GET", "/", Body::Empty), None, &deaf)
+            .await
+            .map(|it| it.status());
         assert!(matches!(failed, Err(UpstreamError::Broken { .. })), "{failed:?}");
         sleep(Duration::from_millis(50)).await;
         // What the sockets hold is more than what the gateway has read.
@@ -151,7 +164,26 @@ async fn a_head_without_end_is_given_up_long_before_memory_is() {
     .await;
 }
 
-/// It may say one thing after another for ever, and none of it the answer.
+/// It may say one thing after another for ever, and none of it the answer: as fast as it can, or
+/// now and then.
+#[tokio::test]
+async fn interim_responses_without_end_are_too_much() {
+    local(async {
+        let (url, _) = listen(|mut stream, _| async move {
+            head(&mut stream, &mut Vec::new()).await;
+            let many = "HTTP/1.1 102 Processing\r\n\r\n".repeat(500);
+            while stream.write_all(many.as_bytes()).await.is_ok() {}
+        })
+        .await;
+        let failed = to(&url).send(0, request("GET", "/", Body::Empty), None, &deaf).await;
+        let failed = failed.map(|it| it.status());
+        let long = |error: &_| matches!(error, ExchangeError::HeadTooLong);
+        let Err(UpstreamError::Broken { source, .. }) = &failed else { panic!("{failed:?}") };
+        assert!(long(source), "{failed:?}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn interim_responses_without_end_are_late() {
     local(async {
@@ -164,7 +196,7 @@ async fn interim_responses_without_end_are_late() {
         .await;
         let limits = Limits { response_time: Duration::from_millis(150), ..sample::limits() };
         let upstreams = with(vec![url], &limits, roots());
-        let failed = upstreams.send(0, request("GET", "/", Body::Empty), None).await;
+        let failed = upstreams.send(0, request("GET", "/", Body::Empty), None, &deaf).await;
         let failed = failed.map(|it| it.status());
         assert!(matches!(failed, Err(UpstreamError::Late { .. })), "{failed:?}");
     })
@@ -179,7 +211,8 @@ async fn trailers_arrive_after_the_body() {
         let (url, connections) = answering(bytes).await;
         let upstreams = to(&url);
         for _ in 0..2 {
-            let sent = upstreams.send(0, request("GET", "/", Body::Empty), None).await.unwrap();
+            let sent =
+                upstreams.send(0, request("GET", "/", Body::Empty), None, &deaf).await.unwrap();
             let whole = sent.into_body().collect().await.unwrap();
             assert_eq!(whole.trailers().unwrap()["x-sum"], "1");
             assert_eq!(whole.to_bytes(), "body");

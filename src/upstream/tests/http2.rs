@@ -115,7 +115,7 @@ async fn an_upstream_that_goes_away_again_and_again_loses_no_request() {
                     for round in 0..20 {
                         let path = format!("/{at}/{round}");
                         let sent = request("POST", &path, "body".into());
-                        let response = upstreams.send(0, sent, None).await.unwrap();
+                        let response = upstreams.send(0, sent, None, &deaf).await.unwrap();
                         assert_eq!(text(response).await.unwrap(), path);
                     }
                 })
@@ -145,7 +145,7 @@ async fn no_empty_frame_is_handed_on() {
         .await;
         let upstreams = over_http2(&url, &limits());
         for path in ["/trailers", "/"] {
-            let response = upstreams.send(0, request("GET", path, Body::Empty), None).await;
+            let response = upstreams.send(0, request("GET", path, Body::Empty), None, &deaf).await;
             let mut body = response.unwrap().into_body();
             let mut pieces = Vec::new();
             while let Some(frame) = body.frame().await {
@@ -176,7 +176,8 @@ async fn what_is_refused_unprocessed_is_sent_again_and_what_may_be_done_is_not()
             })
             .await;
             let upstreams = over_http2(&url, &limits());
-            let sent = upstreams.send(0, request("POST", "/", "all of it".into()), None).await;
+            let sent =
+                upstreams.send(0, request("POST", "/", "all of it".into()), None, &deaf).await;
             if expected == 2 {
                 assert_eq!(text(sent.unwrap()).await.unwrap(), "all of it");
             } else {
@@ -223,7 +224,7 @@ async fn a_refused_request_is_sent_again_from_its_beginning_if_not_much_of_it_ha
             trailers.insert("x-sum", HeaderValue::from_static("7"));
             feed.send(Frame::trailers(trailers)).unwrap();
             drop(feed);
-            let sent = upstreams.send(0, request("POST", "/", body), None).await;
+            let sent = upstreams.send(0, request("POST", "/", body), None, &deaf).await;
             if sent_again {
                 let expected: String = ["a", "b", "c"].map(|one| one.repeat(1000)).concat();
                 assert_eq!(text(sent.unwrap()).await.unwrap(), expected);
@@ -269,7 +270,7 @@ async fn both_bodies_and_their_trailers_pass_and_nothing_of_http1_does() {
         {
             sent.headers_mut().insert(name, HeaderValue::from_static(value));
         }
-        let response = upstreams.send(0, sent, None).await.unwrap();
+        let response = upstreams.send(0, sent, None, &deaf).await.unwrap();
         let collected = response.into_body().collect().await.unwrap();
         assert_eq!(collected.trailers(), Some(&trailers));
         assert_eq!(collected.to_bytes(), pieces.concat());
@@ -328,7 +329,8 @@ async fn who_does_not_read_holds_up_nobody_and_fills_no_memory() {
         let upstreams = over_http2(&url, &limits());
         let mut unread = Vec::new();
         for _ in 0..50 {
-            let sent = upstreams.send(0, request("GET", "/endless", Body::Empty), None).await;
+            let sent =
+                upstreams.send(0, request("GET", "/endless", Body::Empty), None, &deaf).await;
             unread.push(sent.unwrap());
         }
         sleep(Duration::from_millis(200)).await;
@@ -366,7 +368,8 @@ async fn whoever_leaves_is_reported_to_the_upstream() {
         for upload in [false, true] {
             let (feed, body) = streaming();
             let body = if upload { body } else { Body::Empty };
-            let response = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
+            let response =
+                upstreams.send(0, request("POST", "/", body), None, &deaf).await.unwrap();
             drop(response);
             sleep(Duration::from_millis(50)).await;
             drop(feed);
@@ -410,7 +413,7 @@ async fn an_upload_that_breaks_off_is_no_whole_upload() {
         .await;
         let upstreams = over_http2(&url, &limits());
         let body = Body::stream(BreaksOff(false));
-        let failed = upstreams.send(0, request("POST", "/", body), None).await;
+        let failed = upstreams.send(0, request("POST", "/", body), None, &deaf).await;
         assert!(matches!(failed, Err(UpstreamError::Http2 { .. })));
         sleep(Duration::from_millis(50)).await;
         assert_eq!(*got.borrow(), [false]);
@@ -430,7 +433,7 @@ async fn an_early_answer_arrives_before_the_upload_has_ended() {
         for _ in 0..3 {
             let (feed, body) = streaming();
             feed.send("first".into()).unwrap();
-            let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
+            let early = upstreams.send(0, request("POST", "/", body), None, &deaf).await.unwrap();
             assert_eq!(text(early).await.unwrap(), "enough");
         }
     })
@@ -452,7 +455,7 @@ async fn an_upstream_that_is_late_or_speaks_something_else_is_given_up() {
         .await;
         let upstreams = over_http2(&url, &hurried);
         for round in 1..=2 {
-            let late = upstreams.send(0, request("GET", "/", Body::Empty), None).await;
+            let late = upstreams.send(0, request("GET", "/", Body::Empty), None, &deaf).await;
             assert!(matches!(late, Err(UpstreamError::Late { .. })));
             assert_eq!(connections.get(), round, "who was late gets no more requests");
         }
@@ -468,7 +471,7 @@ async fn an_upstream_that_is_late_or_speaks_something_else_is_given_up() {
         for url in [silent, http1, rude, gone] {
             let upstreams = over_http2(&url, &hurried);
             let begun = Instant::now();
-            let failed = upstreams.send(0, request("POST", "/", "x".into()), None).await;
+            let failed = upstreams.send(0, request("POST", "/", "x".into()), None, &deaf).await;
             let failed = failed.map(|response| response.status());
             assert!(matches!(failed, Err(UpstreamError::Connect { .. })), "{failed:?}");
             assert!(begun.elapsed() < Duration::from_secs(2));
@@ -495,7 +498,7 @@ async fn an_upstream_is_not_late_while_it_still_receives() {
                 sleep(Duration::from_millis(60)).await;
             }
         });
-        let response = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
+        let response = upstreams.send(0, request("POST", "/", body), None, &deaf).await.unwrap();
         assert_eq!(text(response).await.unwrap(), "56");
     })
     .await;
@@ -544,7 +547,7 @@ async fn what_can_be_repeated_is_sent_once_more_when_a_connection_breaks_under_i
         .await;
         let upstreams = over_http2(&url, &limits());
         get(&upstreams, "/").await.unwrap();
-        let failed = upstreams.send(0, request("POST", "/", Body::Empty), None).await;
+        let failed = upstreams.send(0, request("POST", "/", Body::Empty), None, &deaf).await;
         assert!(matches!(failed, Err(UpstreamError::Http2 { .. })));
         assert_eq!(post.get(), 1, "what may have been done is not done twice");
     })
@@ -598,7 +601,7 @@ async fn a_websocket_has_a_stream_as_long_as_it_lasts() {
         .await;
         let upstreams = over_http2(&url, &limits());
         let open = async || {
-            let response = upstreams.send(0, websocket("/"), None).await;
+            let response = upstreams.send(0, websocket("/"), None, &deaf).await;
             Switched::take(&mut response.unwrap()).unwrap()
         };
         let (mut one, mut other) = (open().await, open().await);
@@ -647,7 +650,7 @@ async fn an_upstream_that_declines_a_websocket_hears_no_more_of_it() {
         })
         .await;
         let upstreams = over_http2(&url, &limits());
-        let mut response = upstreams.send(0, websocket("/"), None).await.unwrap();
+        let mut response = upstreams.send(0, websocket("/"), None, &deaf).await.unwrap();
         assert_eq!(response.status(), 404);
         assert!(Switched::take(&mut response).is_none());
         assert_eq!(text(response).await.unwrap(), "no");

@@ -137,7 +137,10 @@ async fn what_is_under_way_where_an_upstream_was_is_finished_there() {
             let ((old, _), (new, _)) = (serve("old").await, serve("new").await);
             let all = zone(&[address(&old)]);
             let (upstreams, _directory) = by_name(&all, protocol, &sample::limits());
-            let sent = upstreams.send(0, request("GET", "/", Body::Empty), None).await.unwrap();
+            let sent = upstreams
+                .send(0, request("GET", "/", Body::Empty), None, &super::deaf)
+                .await
+                .unwrap();
             *all.lock().unwrap() = vec![address(&new)];
             sleep(Duration::from_millis(60)).await;
             assert_eq!(get(&upstreams, "/").await.unwrap(), "newnew");

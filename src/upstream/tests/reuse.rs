@@ -21,8 +21,10 @@ async fn a_connection_is_used_again_by_the_next_request() {
             let (url, connections) = answering(bytes).await;
             let upstreams = to(&url);
             for _ in 0..3 {
-                let sent =
-                    upstreams.send(0, request(method, "/", Body::Empty), None).await.unwrap();
+                let sent = upstreams
+                    .send(0, request(method, "/", Body::Empty), None, &deaf)
+                    .await
+                    .unwrap();
                 text(sent).await.unwrap();
             }
             assert_eq!(connections.get(), 1, "{method} {bytes}");
@@ -116,7 +118,7 @@ async fn what_cannot_be_repeated_goes_over_no_connection_that_its_upstream_has_c
                 }
                 body => body.into(),
             };
-            let sent = upstreams.send(0, request(method, "/second", body), None).await;
+            let sent = upstreams.send(0, request(method, "/second", body), None, &deaf).await;
             let sent = sent.unwrap_or_else(|error| panic!("{method}: {error:?}"));
             assert_eq!(text(sent).await.as_deref(), Ok("ok"), "{method}");
             let asked = app.join().unwrap();
@@ -187,7 +189,10 @@ async fn what_can_be_repeated_is_sent_again_when_an_idle_connection_breaks_under
 #[tokio::test]
 async fn what_may_have_been_done_is_not_done_twice() {
     local(async {
-        for (method, body) in [("POST", ""), ("POST", "x"), ("PATCH", ""), ("PUT", "x")] {
+        // The last one's upstream has begun to answer, with a hint.
+        for (method, body) in
+            [("POST", ""), ("POST", "x"), ("PATCH", ""), ("PUT", "x"), ("DELETE", "")]
+        {
             let asked = Rc::new(Cell::new(0));
             let counted = asked.clone();
             let (url, _) = listen(move |mut stream, _| {
@@ -197,6 +202,10 @@ async fn what_may_have_been_done_is_not_done_twice() {
                     while let Some(head) = head(&mut stream, &mut rest).await {
                         if !head.starts_with("GET") {
                             counted.set(counted.get() + 1);
+                            if head.starts_with("DELETE") {
+                                let hint = b"HTTP/1.1 103 Early Hints\r\n\r\n";
+                                stream.write_all(hint).await.unwrap();
+                            }
                             return;
                         }
                         stream.write_all(ok("ok").as_bytes()).await.unwrap();
@@ -208,7 +217,7 @@ async fn what_may_have_been_done_is_not_done_twice() {
             get(&upstreams, "/").await.unwrap();
             sleep(Duration::from_millis(30)).await;
             let whole = if body.is_empty() { Body::Empty } else { body.into() };
-            let sent = upstreams.send(0, request(method, "/", whole), None).await;
+            let sent = upstreams.send(0, request(method, "/", whole), None, &deaf).await;
             assert!(matches!(sent, Err(UpstreamError::Broken { .. })), "{method} {body}");
             assert_eq!(asked.get(), 1, "{method} {body}");
         }
@@ -224,7 +233,7 @@ async fn a_response_that_is_not_read_to_its_end_takes_its_connection_with_it() {
         let upstreams = to(&url);
         for round in 1..=5 {
             let mut response =
-                upstreams.send(0, request("GET", "/", Body::Empty), None).await.unwrap();
+                upstreams.send(0, request("GET", "/", Body::Empty), None, &deaf).await.unwrap();
             if round % 2 == 0 {
                 response.body_mut().frame().await.unwrap().unwrap();
             }
@@ -252,7 +261,7 @@ async fn an_early_answer_arrives_and_its_connection_is_not_used_again() {
         for round in 1..=3 {
             let (feed, body) = streaming();
             feed.send("first".into()).unwrap();
-            let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
+            let early = upstreams.send(0, request("POST", "/", body), None, &deaf).await.unwrap();
             assert_eq!(early.status(), 413);
             assert_eq!(text(early).await.unwrap(), "large");
             assert_eq!(connections.get(), round);
@@ -276,9 +285,9 @@ async fn an_early_answer_without_a_body_does_not_free_the_connection_either() {
         let upstreams = to(&url);
         let (feed, body) = streaming();
         feed.send("first".into()).unwrap();
-        let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
+        let early = upstreams.send(0, request("POST", "/", body), None, &deaf).await.unwrap();
         assert_eq!(early.status(), 204);
-        let next = upstreams.send(0, request("GET", "/", Body::Empty), None).await.unwrap();
+        let next = upstreams.send(0, request("GET", "/", Body::Empty), None, &deaf).await.unwrap();
         assert_eq!((next.status().as_u16(), connections.get()), (204, 2));
         drop(feed);
     })
@@ -299,7 +308,7 @@ async fn a_connection_that_is_stuck_holds_up_nobody() {
         .await;
         let upstreams = to(&url);
         let body = vec![b'x'; 64 * 1024 * 1024].into();
-        let early = upstreams.send(0, request("POST", "/", body), None).await.unwrap();
+        let early = upstreams.send(0, request("POST", "/", body), None, &deaf).await.unwrap();
         assert_eq!(text(early).await.unwrap(), "early");
         let begun = Instant::now();
         assert_eq!(get(&upstreams, "/").await.unwrap(), "early");
@@ -433,7 +442,7 @@ async fn what_can_be_repeated_is_repeated_once() {
         for task in tasks {
             task.await.unwrap();
         }
-        let sent = upstreams.send(0, request("GET", "/deadly", Body::Empty), None).await;
+        let sent = upstreams.send(0, request("GET", "/deadly", Body::Empty), None, &deaf).await;
         assert!(matches!(sent, Err(UpstreamError::Broken { .. })));
         assert_eq!(asked.get(), 2);
         assert_eq!(get(&upstreams, "/").await.as_deref(), Ok("ok"));

@@ -46,7 +46,8 @@ impl Outcome {
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+/// A frame (RFC 9113, section 4.1).
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -77,7 +78,7 @@ fn text(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The fields of a usual request.
-fn usual(method: &str, path: &str) -> Vec<u8> {
+pub(crate) fn usual(method: &str, path: &str) -> Vec<u8> {
     [":method ".to_owned() + method, ":scheme https".to_owned(), ":path ".to_owned() + path]
         .iter()
         .chain([&":authority localhost".to_owned()])

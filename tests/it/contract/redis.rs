@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use vestibule::clock::Timestamp;
 use vestibule::config::value::Secret;
 use vestibule::config::{self, Redis};
-use vestibule::session::{Change, CommitRefused};
+use vestibule::session::{Change, CommitRefused, Visit};
 
 use super::endings::{logout, signed_in, user};
 use super::{INACTIVITY, Store, identity, local, tokens, update, view};
@@ -17,7 +17,7 @@ use crate::support::redis::Server;
 use crate::support::{join_all, until};
 
 /// A server, and sessions in it.
-async fn one() -> (Server, Store) {
+pub(super) async fn one() -> (Server, Store) {
     let server = Server::start().await;
     let store = Store::new(Some(server.config()));
     (server, store)
@@ -261,6 +261,41 @@ async fn a_write_whose_answer_was_lost_is_made_once() {
     .await;
 }
 
+/// Many updates of one session wait for a Redis that hangs: each as long as one alone would.
+#[tokio::test]
+async fn an_update_is_tried_for_two_seconds_however_many_came_before_it() {
+    local(async {
+        let (server, store) = one().await;
+        let (now, worker) = (Timestamp::now(), store.worker());
+        let jar = worker.signed_in(now).await;
+        let mut visits = Vec::new();
+        for _ in 0..24 {
+            visits.push(worker.load(&jar, now).await);
+        }
+        server.signal("STOP");
+        let updates = visits.iter_mut().enumerate().map(async |(number, visit)| {
+            sleep(Duration::from_millis(number as u64 * 250)).await;
+            let start = Instant::now();
+            let patch = json!({ format!("k{number}"): "x".repeat(20) });
+            let failed = worker.commit(visit, update(&patch), now).await;
+            assert!(matches!(failed, Err(CommitRefused::Unavailable(_))), "{failed:?}");
+            start.elapsed()
+        });
+        let times = join_all(updates).await;
+        server.signal("CONT");
+        let [least, most] = [times.iter().min().unwrap(), times.iter().max().unwrap()];
+        assert!(
+            *least > Duration::from_millis(1900) && *most < Duration::from_millis(2900),
+            "{times:?}"
+        );
+        until("updates are saved again", async || {
+            worker.update(&mut jar.clone(), json!({ "a": 1 }), now).await.ok()
+        })
+        .await;
+    })
+    .await;
+}
+
 /// Redis was away while somebody logged out, and is back before that was made up for.
 #[tokio::test]
 async fn a_logout_without_redis_holds_here_at_once_and_everywhere_later() {
@@ -350,6 +385,29 @@ async fn a_logout_by_the_provider_finds_sessions_of_every_secret() {
         }
         // What comes again when the old one is gone was obeyed all the same.
         assert!(!of(&[new]).end_all(&logout("early", user("early"), now), now).await);
+    })
+    .await;
+}
+
+/// A page asks for many things at once: one of them writes down that the session is in use.
+#[tokio::test]
+async fn a_use_of_many_requests_at_once_is_written_once() {
+    local(async {
+        let (_server, store) = one().await;
+        let (now, worker) = (Timestamp::now(), store.worker());
+        let jar = worker.signed_in(now).await;
+        let later = Timestamp(now.0 + 200);
+        let visits = join_all((0..50).map(|_| worker.load(&jar, later))).await;
+        let writes = |visit: &Visit| !worker.response(visit, later).is_empty();
+        assert_eq!(visits.iter().filter(|visit| writes(visit)).count(), 1);
+        assert!(visits.iter().all(|visit| visit.session().is_some()));
+        let visit = worker.load(&jar, later).await;
+        assert_eq!(visit.session().unwrap().touched_at, later);
+        // Nobody is kept from it by one who left in the middle.
+        let latest = Timestamp(now.0 + 400);
+        drop(timeout(Duration::from_micros(1), worker.load(&jar, latest)).await);
+        let visit = worker.load(&jar, latest).await;
+        assert_eq!(visit.session().unwrap().touched_at, latest);
     })
     .await;
 }

@@ -192,7 +192,7 @@ impl Drop for Server {
 pub(crate) struct Sentinels {
     /// The first is the primary, until it fails.
     pub(crate) servers: Vec<Server>,
-    sentinels: Vec<Server>,
+    pub(crate) sentinels: Vec<Server>,
 }
 
 impl Sentinels {

@@ -1,4 +1,4 @@
-//! What most stories begin with: the embedded provider, a plain app, a gateway with one route.
+//! What most stories begin with: the embedded provider, an app, a gateway with one route.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::gateway::{Builder, Gateway};
 use super::provider::Provider;
 use super::wire::{Answer, Protocol};
 
-/// A gateway between its provider and a plain app.
+/// A gateway between its provider and an app.
 pub(crate) struct Stage {
     pub(crate) gateway: Gateway,
     pub(crate) app: App,
@@ -23,8 +23,20 @@ impl Stage {
 
     /// With what `write` puts into the file.
     pub(crate) async fn with(write: impl FnOnce(Builder, &App) -> Builder) -> Self {
+        Self::before_with(App::plain().await, write).await
+    }
+
+    /// Before this app, with one route, `/`, for whoever is signed in.
+    pub(crate) async fn before(app: App) -> Self {
+        Self::before_with(app, |builder, app| builder.route("/", app)).await
+    }
+
+    /// Before this app, with what `write` puts into the file.
+    pub(crate) async fn before_with(
+        app: App,
+        write: impl FnOnce(Builder, &App) -> Builder,
+    ) -> Self {
         let provider = Provider::start_with(&["localhost", "app.example.test"], |_| {}).await;
-        let app = App::plain().await;
         let gateway = write(Gateway::with(&provider), &app).start().await;
         Self { gateway, app, provider }
     }
