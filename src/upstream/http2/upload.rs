@@ -30,7 +30,7 @@ const KEPT: usize = 32 * 1024;
 /// And in pieces.
 const FRAMES: usize = 64;
 /// Pieces shorter than this, in bytes, wait for those that are there as well.
-const SMALL: usize = 1024;
+const SMALL: usize = 256;
 /// What goes out together at most, in bytes.
 const TOGETHER: usize = 16 * 1024;
 
