@@ -173,7 +173,9 @@ impl Upstreams {
             None => Err(UpstreamError::None),
             Some(Choice::One(channel)) => {
                 channel.send(request, hear).await.map_err(|failed| match failed {
-                    NoResponse::Unsent(_, error) | NoResponse::Sent(error) => error,
+                    NoResponse::Unsent(_, error)
+                    | NoResponse::Unanswered(_, error)
+                    | NoResponse::Sent(error) => error,
                 })
             }
             // Boxed, so that the future of who has nothing to choose is no larger.
@@ -198,7 +200,9 @@ impl Many {
         Self { balance: Balance::new(members), places }
     }
 
-    /// Where no connection can be had nothing was sent, and another upstream is asked.
+    /// Where no connection can be had nothing was sent, and another upstream is asked. It is asked
+    /// too, but by one more request only, where a request was sent that may be repeated, and the
+    /// connection was closed: a request that ends one app after the other must not end them all.
     async fn send(
         &self,
         request: Request<Body>,
@@ -209,7 +213,7 @@ impl Many {
         let (witness, body) = Witness::of(body);
         let mut request = Request::from_parts(parts, body);
         let mut failed = UpstreamError::None;
-        let mut tried = Except::default();
+        let (mut tried, mut is_repeated) = (Except::default(), false);
         while let Some(index) = self.balance.choose(tried, session) {
             let Some(place) = self.places.get(index) else { break };
             tried = tried.and(index);
@@ -227,6 +231,14 @@ impl Many {
                         place.condition.failed(Fault::Broken);
                     }
                     return Err(error);
+                }
+                Err(NoResponse::Unanswered(back, error)) => {
+                    place.condition.failed(Fault::Broken);
+                    if is_repeated {
+                        return Err(error);
+                    }
+                    is_repeated = true;
+                    (request, failed) = (*back, error);
                 }
                 Err(NoResponse::Unsent(back, error)) => {
                     place.condition.failed(Fault::Unreachable);

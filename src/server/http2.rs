@@ -36,8 +36,9 @@ pub(super) use aside::Aside;
 
 /// Bytes of a request's body that may come before its app takes any: of one stream, and of all.
 const WINDOW: u32 = 1024 * 1024;
-/// What waits in memory for the client to take it, in bytes of one stream.
-const SEND_BUFFER: usize = 400 * 1024;
+/// What waits in memory for the client to take it, in bytes of one stream; the piece that came last
+/// comes on top. SECURITY: a client may open all its windows, ask on all its streams, and read nothing.
+const SEND_BUFFER: usize = 64 * 1024;
 /// A client that breaks the rules on more streams than this has its connection closed.
 const MOST_RESETS: usize = 1024;
 

@@ -31,6 +31,8 @@ const OLDEST: u8 = 11;
 pub(super) enum NoResponse {
     /// It has seen nothing: the request may go elsewhere.
     Unsent(Box<Request<Body>>, UpstreamError),
+    /// It closed the connection without a byte in return; the request may be repeated.
+    Unanswered(Box<Request<Body>>, UpstreamError),
     /// It may have acted.
     Sent(UpstreamError),
 }
@@ -102,6 +104,9 @@ impl Pool {
                     return Err(match reached {
                         Reached::Nothing if is_whole && !is_repeated => {
                             NoResponse::Unsent(Box::new(request), error)
+                        }
+                        Reached::Nothing | Reached::Sent if can_be_repeated => {
+                            NoResponse::Unanswered(Box::new(request), error)
                         }
                         _ => NoResponse::Sent(error),
                     });

@@ -411,7 +411,7 @@ async fn drain_time() -> &'static str {
 }
 
 /// Resident memory of the gateway, in MiB.
-fn resident(gateway: &Gateway) -> usize {
+pub(crate) fn resident(gateway: &Gateway) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024

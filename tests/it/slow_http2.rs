@@ -1,17 +1,21 @@
 //! Clients of HTTP/2 that hold a connection without using it: whatever they say meanwhile, it ends, and
 //! they are told so.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::bytes::http2::{frame, usual};
+use crate::limits::resident;
 use crate::support::app::Peer;
-use crate::support::{App, Gateway, Protocol, Provider, Raw, join_all};
+use crate::support::{App, Gateway, Protocol, Provider, Raw, join_all, until};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -156,4 +160,60 @@ async fn a_connection_with_a_request_under_way_is_not_idle() {
     client.send(get("/slow", 1)).await;
     let (bytes, closed) = client.bytes_until(|bytes| types(bytes).contains(&DATA)).await;
     assert!(types(&bytes).contains(&DATA) && !closed, "{:?}", types(&bytes));
+}
+
+/// Apps that have more to say than anybody takes, in pieces of this length; how much they could.
+async fn talking(piece: usize) -> (App, Arc<AtomicUsize>) {
+    let sent = Arc::<AtomicUsize>::default();
+    let count = sent.clone();
+    let app = App::by_hand(move |mut peer: Peer| {
+        let count = count.clone();
+        async move {
+            peer.head().await;
+            let _ = peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            let chunk = format!("{piece:x}\r\n{}\r\n", "x".repeat(piece));
+            while peer.write(&chunk).await.is_ok() {
+                count.fetch_add(piece, Ordering::Relaxed);
+                if piece == 1000 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        }
+    })
+    .await;
+    (app, sent)
+}
+
+/// HTTP/2 lets a client say that it will take two gigabytes of each response, and then take nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_windows_make_nobody_gather_what_is_not_taken() {
+    const STREAMS: u32 = 100;
+    const OPEN: u32 = (1 << 31) - 1;
+    for piece in [1000, 64 * 1024] {
+        let (app, sent) = talking(piece).await;
+        let provider = Provider::start().await;
+        let gateway = Gateway::with(&provider)
+            .server("workers = 1")
+            .route_with("/", &app, r#"access = "public""#)
+            .start()
+            .await;
+        let before = resident(&gateway);
+        let mut client = begun(&gateway).await;
+        let window = [&[0, 4][..], &OPEN.to_be_bytes()].concat();
+        client.send(frame(SETTINGS, 0, 0, &window)).await;
+        client.send(frame(WINDOW_UPDATE, 0, 0, &(OPEN - 65_535).to_be_bytes())).await;
+        for stream in 0..STREAMS {
+            client.send(get("/", 2 * stream + 1)).await;
+        }
+        let mut last = 0;
+        until("nothing moves any more", async || {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let now = sent.load(Ordering::Relaxed);
+            (now > 0 && std::mem::replace(&mut last, now) == now).then_some(())
+        })
+        .await;
+        let grown = resident(&gateway).saturating_sub(before);
+        eprintln!("pieces of {piece}: {grown} MiB");
+        assert!(grown < 32, "pieces of {piece}: the gateway has grown by {grown} MiB");
+    }
 }

@@ -129,7 +129,7 @@ async fn an_upstream_that_breaks_off_is_left_out_after_five_times_and_tried_agai
     let ejections = format!("vestibule_upstream_ejections_total{{upstream={:?}}}", bad.url);
     let mut broken = 0;
     while gateway.metric(&ejections).await == 0 {
-        let answer = browser.fetch("/").await;
+        let answer = browser.ask(Ask::post("/", "x")).await;
         broken += usize::from(answer.status == 502);
         assert!(broken <= 5, "it should be left out");
     }
@@ -160,6 +160,33 @@ async fn an_upstream_that_breaks_off_is_left_out_after_five_times_and_tried_agai
 }
 
 /// A client can break its own exchange.
+/// An app that ends while connections to it wait costs nobody a page; a request that ends whoever it is
+/// sent to ends two of them, not all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_upstream_is_asked_once_where_a_connection_is_closed_without_an_answer() {
+    let provider = Provider::start().await;
+    let (good, bad) = (App::plain().await, broken().await);
+    let worse = [broken().await, broken().await, broken().await];
+    let all: Vec<&str> = worse.iter().map(|app| app.url.as_str()).collect();
+    let gateway = Gateway::with(&provider)
+        .route_to("/", &[&good.url, &bad.url], r#"access = "public""#)
+        .route_to("/worse", &all, r#"access = "public""#)
+        .start()
+        .await;
+    for protocol in PROTOCOLS {
+        let browser = gateway.browser_over(protocol);
+        for _ in 0..20 {
+            assert_eq!(browser.fetch("/").await.status, 200);
+        }
+    }
+    assert!(!bad.seen().is_empty(), "it was asked");
+    let browser = gateway.browser();
+    assert_eq!(browser.fetch("/worse").await.status, 502);
+    assert_eq!(worse.iter().map(|app| app.seen().len()).sum::<usize>(), 2);
+    assert_eq!(browser.ask(Ask::post("/worse", "x")).await.status, 502);
+    assert_eq!(worse.iter().map(|app| app.seen().len()).sum::<usize>(), 3, "not twice");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_upstream_is_left_out_for_what_a_client_could_have_broken_or_for_its_pages() {
     let provider = Provider::start().await;
@@ -223,7 +250,7 @@ async fn where_all_upstreams_are_left_out_all_are_asked() {
         .await;
     let browser = gateway.browser();
     for _ in 0..30 {
-        assert_eq!(browser.fetch("/").await.status, 502);
+        assert_eq!(browser.ask(Ask::post("/", "x")).await.status, 502);
     }
     assert_eq!(one.seen().len() + other.seen().len(), 30);
     assert!(one.seen().len() > 7 && other.seen().len() > 7);

@@ -20,6 +20,7 @@
 //! | `soak` | minutes of everything at once, every answer checked |
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -54,6 +55,8 @@ enum Command {
     SoakApp {
         /// A loopback address.
         address: SocketAddr,
+        /// Where its certificate is.
+        directory: PathBuf,
     },
     /// The app behind the proxies, on this address; until it is stopped.
     Origin {
@@ -67,7 +70,7 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::run(&options),
         Command::Memory(options) => memory::run(&options),
         Command::Soak(options) => soak::run(&options),
-        Command::SoakApp { address } => soak::app::serve(address),
+        Command::SoakApp { address, directory } => soak::app::serve(address, &directory),
         Command::Origin { address } => origin::serve(address),
     };
     match result {

@@ -1,6 +1,7 @@
-//! The soak: users of many kinds ask the gateway for minutes, while its app is killed and started
-//! again and its file is changed under it; every answer is held against what only that request may
-//! get, and its memory is looked at. It starts everything, disturbs it, and says what came of it.
+//! The soak: users of many kinds ask the gateway for minutes, on routes to apps of every protocol,
+//! while these are killed and started again and its file is changed under it; every answer is held
+//! against what only that request may get, and its memory is looked at. It starts everything, disturbs
+//! it, and says what came of it.
 //!
 //! | file | what |
 //! |---|---|
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -34,7 +35,7 @@ mod content;
 mod tally;
 mod wire;
 
-use browser::{Browser, Stage};
+use browser::{Browser, Stage, Way};
 use content::Dice;
 use tally::Tally;
 use wire::Wire;
@@ -83,10 +84,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 async fn soak(options: &Options, setting: Setting, cookies: Cookies) -> Result<()> {
     let issuer = setting.start("origin", &std::env::current_exe()?, "origin", setting.issuer)?;
     let gateway = setting.start_gateway(&options.gateway)?;
-    let stage =
-        Rc::new(Stage { tally: Tally::default(), outage: Cell::new(0), over: Cell::new(false) });
+    let stage = Rc::new(Stage {
+        tally: Tally::default(),
+        outages: Default::default(),
+        over: Cell::new(false),
+    });
     let users = users(&setting, &cookies, &stage)?;
-    let app = tokio::task::spawn_local(outages(setting.clone(), stage.clone()));
+    let apps = [0, 1]
+        .map(|which| tokio::task::spawn_local(outages(setting.clone(), stage.clone(), which)));
     sleep(Duration::from_secs(1)).await;
     let users: Vec<JoinHandle<()>> = users.into_iter().map(begin).collect();
     let reloads = tokio::task::spawn_local(reloads(setting.clone(), stage.clone(), gateway.id()));
@@ -103,9 +108,14 @@ async fn soak(options: &Options, setting: Setting, cookies: Cookies) -> Result<(
     for user in users {
         user.await?;
     }
-    let (app, outages) = app.await??;
+    let (mut kept, mut outages) = (Vec::new(), 0);
+    for app in apps {
+        let (app, times) = app.await??;
+        kept.push(app);
+        outages += times;
+    }
     let reloads = reloads.await??;
-    drop((gateway, app, issuer));
+    drop((gateway, kept, issuer));
     report(&stage.tally, &memory, (outages, reloads))
 }
 
@@ -138,6 +148,7 @@ fn users(setting: &Setting, cookies: &Cookies, stage: &Rc<Stage>) -> Result<Vec<
                 cookie,
                 wire,
                 dice: Dice::new(seed),
+                way: Way::Plain,
                 counted: (0, 0),
             };
             (kind, browser)
@@ -145,19 +156,23 @@ fn users(setting: &Setting, cookies: &Cookies, stage: &Rc<Stage>) -> Result<Vec<
         .collect())
 }
 
-/// Kills the app now and then, and starts it again a moment later; the one that runs then, and how
-/// many times.
-async fn outages(setting: Setting, stage: Rc<Stage>) -> Result<(Process, u32)> {
+/// Kills one of the apps now and then, and starts it again a moment later; the one that runs then, and
+/// how many times.
+async fn outages(setting: Setting, stage: Rc<Stage>, which: usize) -> Result<(Process, u32)> {
     let program = std::env::current_exe()?;
-    let mut app = setting.start("app", &program, "soak-app", setting.app)?;
-    let mut dice = Dice::new(0);
+    let name = if which == 0 { "app" } else { "other" };
+    let address = if which == 0 { setting.app } else { setting.other };
+    let start = || setting.start_app(name, &program, address);
+    let outage = stage.outages.get(which).context("there are two apps")?;
+    let mut app = start()?;
+    let mut dice = Dice::new(which as u64);
     let mut outages = 0;
     while !waited(Duration::from_secs(10 + dice.below(15)), &stage).await {
-        stage.outage.set(stage.outage.get() + 1);
+        outage.set(outage.get() + 1);
         drop(app);
         sleep(Duration::from_millis(dice.below(1500))).await;
-        app = setting.start("app", &program, "soak-app", setting.app)?;
-        stage.outage.set(stage.outage.get() + 1);
+        app = start()?;
+        outage.set(outage.get() + 1);
         outages += 1;
     }
     Ok((app, outages))
@@ -194,6 +209,8 @@ struct Setting {
     gateway: SocketAddr,
     admin: SocketAddr,
     app: SocketAddr,
+    /// One that does the same.
+    other: SocketAddr,
     issuer: SocketAddr,
 }
 
@@ -207,10 +224,10 @@ impl Setting {
         let directory = directory.canonicalize()?;
         certify(&directory)?;
         fs::write(directory.join("secret"), SECRET)?;
-        let [gateway, admin, app, issuer] =
-            [free_address()?, free_address()?, free_address()?, free_address()?];
+        let [gateway, admin, app] = [free_address()?, free_address()?, free_address()?];
+        let [other, issuer] = [free_address()?, free_address()?];
         let cores = options.cores.clone();
-        let setting = Self { directory, cores, gateway, admin, app, issuer };
+        let setting = Self { directory, cores, gateway, admin, app, other, issuer };
         setting.write_file(0)?;
         Ok(setting)
     }
@@ -226,9 +243,24 @@ impl Setting {
             .replace("@REDIS@", "")
             .replace("workers = 1", "workers = 2")
             .replace("@ORIGIN@", &self.app.to_string());
-        let turn = time % 4;
-        let more =
-            format!("\n[[route]]\npath = \"/time/{turn}\"\nupstream = [\"http://{}\"]\n", self.app);
+        let (turn, app, other) = (time % 4, self.app, self.other);
+        let tls = |protocol: &str| {
+            format!(
+                "{{ url = 'https://{app}', protocol = '{protocol}', ca = 'certificate.pem', \
+                 server_name = 'localhost' }}"
+            )
+        };
+        let routes = [
+            (format!("/time/{turn}"), format!("'http://{app}'")),
+            ("/h2c".to_owned(), format!("{{ url = 'http://{app}', protocol = 'http2' }}")),
+            ("/tls".to_owned(), tls("http1")),
+            ("/h2".to_owned(), tls("auto")),
+            ("/two".to_owned(), format!("['http://{app}', 'http://{other}']")),
+        ];
+        let route = |(path, upstream): (String, String)| {
+            format!("\n[[route]]\npath = '{path}'\nupstream = {upstream}\n")
+        };
+        let more: String = routes.map(route).concat();
         // Never half a file.
         let new = self.directory.join("vestibule.toml.new");
         fs::write(&new, text + &more)?;
@@ -247,6 +279,18 @@ impl Setting {
             .listening(address, &self.directory)
     }
 
+    fn start_app(
+        &self,
+        name: &'static str,
+        program: &Path,
+        address: SocketAddr,
+    ) -> Result<Process> {
+        let directory = self.directory.display().to_string();
+        let arguments = ["soak-app", &address.to_string(), &directory];
+        Process::start(name, &self.cores, program, &arguments, &self.directory)?
+            .listening(address, &self.directory)
+    }
+
     fn start_gateway(&self, program: &Path) -> Result<Process> {
         let file = self.directory.join("vestibule.toml").display().to_string();
         let arguments = ["serve", "-c", &file];
@@ -260,7 +304,7 @@ fn report(tally: &Tally, memory: &[u64], (outages, reloads): (u32, u32)) -> Resu
     let memory_line = memory.iter().map(mebibytes).collect::<Vec<_>>().join(" ");
     write!(
         std::io::stdout(),
-        "| | |\n|---|--:|\n{tally}| failures | {} |\n| the app was killed and started | {outages} |\n\
+        "| | |\n|---|--:|\n{tally}| failures | {} |\n| an app was killed and started | {outages} |\n\
          | the gateway's file was changed and read | {reloads} |\n\n\
          Resident memory of the gateway in MiB, at the start and after every minute: {memory_line}\n",
         tally.failures(),

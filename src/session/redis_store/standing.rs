@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::RedisResult;
+use redis::{RedisError, RedisResult};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::SessionId;
@@ -34,12 +35,15 @@ pub(super) struct Standing {
     prefix: String,
     memory: Arc<Memory>,
     all_at: Instant,
+    /// Whether the log knows that Redis refuses to answer.
+    told: bool,
 }
 
 impl Standing {
     /// Over a connection that has just begun to hear: what was said before it was missed.
     pub(super) fn begin(config: &Redis, memory: &Arc<Memory>) -> Self {
-        Self { prefix: config.prefix.clone(), memory: memory.clone(), all_at: Instant::now() }
+        let (prefix, memory) = (config.prefix.clone(), memory.clone());
+        Self { prefix, memory, all_at: Instant::now(), told: false }
     }
 
     /// Asks what is to be asked, for so long.
@@ -59,8 +63,10 @@ impl Standing {
             };
             for some in ids.chunks(BATCH) {
                 match timeout(PATIENCE, self.expirations(some, connection)).await {
-                    Ok(Ok(answers)) => self.hear(some, &answers),
-                    _ => return Err(Silent),
+                    Ok(Ok(answers)) => self.hear(answers),
+                    // It is there; a user of an ACL may not be allowed to ask.
+                    Ok(Err(error)) if error.code().is_some() => self.tell(&error),
+                    Ok(Err(_)) | Err(_) => return Err(Silent),
                 }
             }
             let more = timeout_at(end, self.memory.last_uses().doubt_comes()).await;
@@ -75,34 +81,47 @@ impl Standing {
         &self,
         ids: &[SessionId],
         connection: &mut Connection,
-    ) -> RedisResult<Vec<i64>> {
-        let keys = ids.iter().map(|id| key(&self.prefix, *id));
+    ) -> RedisResult<Vec<(SessionId, i64)>> {
+        let question = |id: SessionId| {
+            let mut question = redis::cmd("PEXPIRETIME");
+            question.arg(key(&self.prefix, id));
+            question
+        };
         match connection {
             Connection::One(connection) => {
                 let mut all = redis::pipe();
-                for key in keys {
-                    all.cmd("PEXPIRETIME").arg(key);
+                for id in ids {
+                    all.add_command(question(*id));
                 }
-                all.query_async(connection).await
+                let answers: Vec<i64> = all.query_async(connection).await?;
+                Ok(ids.iter().copied().zip(answers).collect())
             }
             // They stand on different servers.
             Connection::Cluster(connection) => {
-                let mut answers = Vec::with_capacity(ids.len());
-                for key in keys {
-                    let mut ask = redis::cmd("PEXPIRETIME");
-                    answers.push(ask.arg(key).query_async(connection).await?);
+                let mut asked = JoinSet::new();
+                for id in ids.iter().copied() {
+                    let (question, mut connection) = (question(id), connection.clone());
+                    let ask = async move { question.query_async(&mut connection).await };
+                    asked.spawn(async move { ask.await.map(|answer| (id, answer)) });
                 }
-                Ok(answers)
+                asked.join_all().await.into_iter().collect()
             }
         }
     }
 
-    fn hear(&self, ids: &[SessionId], answers: &[i64]) {
+    /// Once for each connection.
+    fn tell(&mut self, error: &RedisError) {
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(%error, "Redis does not say which sessions are still there");
+        }
+    }
+
+    fn hear(&self, answers: Vec<(SessionId, i64)>) {
         let now = Timestamp::now();
-        for (id, answer) in ids.iter().zip(answers) {
-            match (*answer, u64::try_from(*answer)) {
-                (NO_KEY, _) => self.memory.end(*id, now.plus(GONE), now),
-                (_, Ok(millis)) => self.memory.last_uses().expires(*id, Timestamp(millis / 1000)),
+        for (id, answer) in answers {
+            match (answer, u64::try_from(answer)) {
+                (NO_KEY, _) => self.memory.end(id, now.plus(GONE), now),
+                (_, Ok(millis)) => self.memory.last_uses().expires(id, Timestamp(millis / 1000)),
                 // It never expires, as far as Redis knows: nothing is learnt.
                 (_, Err(_)) => {}
             }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
@@ -29,6 +29,10 @@ pub(super) enum Outgoing {
 const KEPT: usize = 32 * 1024;
 /// And in pieces.
 const FRAMES: usize = 64;
+/// Pieces shorter than this, in bytes, wait for those that are there as well.
+const SMALL: usize = 256;
+/// What goes out together at most, in bytes.
+const TOGETHER: usize = 16 * 1024;
 
 /// A stream that may yet be taken back.
 pub(super) struct Source {
@@ -147,8 +151,13 @@ enum Next {
 
 impl Source {
     async fn send(self: Rc<Self>, mut to: SendStream<Bytes>) {
+        let mut ahead = None;
         loop {
-            let frame = match self.next(&mut to).await {
+            let next = match ahead.take() {
+                Some(next) => next,
+                None => poll_fn(|context| self.poll_next(&mut to, context)).await,
+            };
+            let frame = match next {
                 Next::Frame(frame) => frame,
                 Next::End => return drop(to.send_data(Bytes::new(), true)),
                 // SECURITY: what broke off must not look as if it were whole.
@@ -156,9 +165,17 @@ impl Source {
                 Next::Unwanted => return,
             };
             match frame.into_data() {
-                Ok(bytes) => {
-                    let ends =
-                        self.stream.borrow().as_ref().is_some_and(http_body::Body::is_end_stream);
+                Ok(mut bytes) => {
+                    // The first goes out with the head: most bodies are no longer.
+                    if bytes.len() < SMALL && self.sent.get() > 0 {
+                        (bytes, ahead) = self.gather(&mut to, bytes).await;
+                    }
+                    let ends = ahead.is_none()
+                        && self
+                            .stream
+                            .borrow()
+                            .as_ref()
+                            .is_some_and(http_body::Body::is_end_stream);
                     if self.push(&mut to, bytes, ends).await.is_none() || ends {
                         return;
                     }
@@ -172,20 +189,49 @@ impl Source {
         }
     }
 
-    async fn next(&self, to: &mut SendStream<Bytes>) -> Next {
-        poll_fn(|context| {
-            if to.poll_reset(context).is_ready() {
-                return Poll::Ready(Next::Unwanted);
+    /// A small piece with all that is there behind it, and what comes then if that is no data.
+    ///
+    /// SECURITY: an upstream may take many small frames that it has not read yet for an attack, and
+    /// end the connection; who cuts a body into small chunks would end it for all who are on it.
+    async fn gather(&self, to: &mut SendStream<Bytes>, first: Bytes) -> (Bytes, Option<Next>) {
+        let mut all = BytesMut::new();
+        let mut waited = false;
+        while all.len() < TOGETHER {
+            let next = poll_fn(|context| Poll::Ready(self.poll_next(to, context))).await;
+            match next {
+                Poll::Ready(Next::Frame(frame)) => match frame.into_data() {
+                    Ok(bytes) => {
+                        if all.is_empty() {
+                            all.extend_from_slice(&first);
+                        }
+                        all.extend_from_slice(&bytes);
+                        waited = false;
+                    }
+                    Err(frame) => return (or(all, first), Some(Next::Frame(frame))),
+                },
+                Poll::Ready(other) => return (or(all, first), Some(other)),
+                // The client's connection has its turn: it hands over piece by piece.
+                Poll::Pending if !waited => {
+                    waited = true;
+                    tokio::task::yield_now().await;
+                }
+                Poll::Pending => break,
             }
-            let mut stream = self.stream.borrow_mut();
-            let Some(stream) = stream.as_mut() else { return Poll::Ready(Next::Unwanted) };
-            Pin::new(stream).poll_frame(context).map(|frame| match frame {
-                Some(Ok(frame)) => Next::Frame(frame),
-                Some(Err(_)) => Next::Broken,
-                None => Next::End,
-            })
+        }
+        (or(all, first), None)
+    }
+
+    fn poll_next(&self, to: &mut SendStream<Bytes>, context: &mut Context<'_>) -> Poll<Next> {
+        if to.poll_reset(context).is_ready() {
+            return Poll::Ready(Next::Unwanted);
+        }
+        let mut stream = self.stream.borrow_mut();
+        let Some(stream) = stream.as_mut() else { return Poll::Ready(Next::Unwanted) };
+        Pin::new(stream).poll_frame(context).map(|frame| match frame {
+            Some(Ok(frame)) => Next::Frame(frame),
+            Some(Err(_)) => Next::Broken,
+            None => Next::End,
         })
-        .await
     }
 
     /// Sends a piece as fast as the upstream takes it; nothing if it takes no more.
@@ -202,6 +248,11 @@ impl Source {
         }
         Some(())
     }
+}
+
+/// All that was gathered, if it is more than the first piece.
+fn or(all: BytesMut, first: Bytes) -> Bytes {
+    if all.is_empty() { first } else { all.freeze() }
 }
 
 /// A body whose beginning can be had again.

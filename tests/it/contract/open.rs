@@ -80,3 +80,24 @@ async fn lives_as_long_as_it_is_used(store: Store) {
     assert!((2000..5500).contains(&took.as_millis()), "{took:?}");
     assert_eq!(here.view(&jar, Timestamp::now()).await, None);
 }
+
+/// Who upgrades may have given the gateway's user no right to ask.
+#[tokio::test]
+async fn a_redis_that_may_not_be_asked_what_is_there_is_good_all_the_same() {
+    local(async {
+        let (server, store) = one().await;
+        let _: String = server.ask(&["ACL", "SETUSER", "default", "-pexpiretime"]).await;
+        let gateway = store.gateway();
+        until("it listens", async || gateway.health.is_good().then_some(())).await;
+        let (worker, now) = (gateway.worker(), Timestamp::now());
+        let jar = worker.signed_in(now).await;
+        let followed = worker.follow(&worker.load(&jar, now).await);
+        for _ in 0..60 {
+            sleep(Duration::from_millis(200)).await;
+            assert!(gateway.health.is_good() && followed.is_alive(now));
+        }
+        worker.log_out(&mut jar.clone(), now).await;
+        assert!(!followed.is_alive(now));
+    })
+    .await;
+}

@@ -4,8 +4,11 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -15,10 +18,16 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use super::content::Content;
+use super::wire::Local;
 use crate::origin::SOCKET_ACCEPT;
 use crate::session::runtime;
 
@@ -39,25 +48,66 @@ pub(super) const SOCKET_PATH: &str = "/soak/socket";
 /// Bytes of a piece of a body.
 const PIECE: usize = 16 * 1024;
 
-/// Serves `address` until the process is stopped.
-pub(crate) fn serve(address: SocketAddr) -> Result<()> {
+/// Serves `address` until the process is stopped, in HTTP/1.1 and HTTP/2, over clear text and over
+/// TLS: what a connection begins with says which. The certificate is in `directory`.
+pub(crate) fn serve(address: SocketAddr, directory: &Path) -> Result<()> {
+    let acceptor = TlsAcceptor::from(Arc::new(tls(directory)?));
     runtime()?.block_on(async move {
         let listener = TcpListener::bind(address).await;
         let listener = listener.with_context(|| format!("the app cannot serve {address}"))?;
         loop {
             let (stream, _) = listener.accept().await?;
-            tokio::task::spawn_local(connection(stream));
+            tokio::task::spawn_local(accept(stream, acceptor.clone()));
         }
     })
 }
 
-async fn connection(stream: TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let serving = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service_fn(answer))
-        .with_upgrades();
+fn tls(directory: &Path) -> Result<ServerConfig> {
+    let chain = CertificateDer::pem_file_iter(directory.join("certificate.pem"))?;
+    let key = PrivateKeyDer::from_pem_file(directory.join("key.pem"))?;
+    let mut tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain.collect::<Result<_, _>>()?, key)?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+/// Finds out what is spoken. How it ends is the gateway's business.
+async fn accept(stream: TcpStream, acceptor: TlsAcceptor) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let mut first = [0; 3];
+    while stream.peek(&mut first).await.ok()? < first.len() {
+        if stream.peek(&mut first).await.ok()? == 0 {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    match &first {
+        // A handshake, of TLS 1.0 to 1.3 (RFC 8446, section 5.1).
+        [22, 3, _] => {
+            let stream = acceptor.accept(stream).await.ok()?;
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            connection(stream, http2).await;
+        }
+        first => connection(stream, first == b"PRI").await,
+    }
+    Some(())
+}
+
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, http2: bool) {
+    let (stream, service) = (TokioIo::new(stream), service_fn(answer));
     // The gateway may close it whenever it likes.
-    let _ = serving.await;
+    if http2 {
+        let mut server = hyper::server::conn::http2::Builder::new(Local);
+        // Who goes away resets a stream. hyper ends the connection, and what others have asked for on
+        // it, when twenty of those wait for a busy machine.
+        server.max_pending_accept_reset_streams(Some(10_000));
+        let _ = server.serve_connection(stream, service).await;
+    } else {
+        let server = hyper::server::conn::http1::Builder::new();
+        let _ = server.serve_connection(stream, service).with_upgrades().await;
+    }
 }
 
 async fn answer(mut request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
@@ -71,7 +121,9 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Answer>, Infa
     headers.insert(USER, user.clone());
     let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
     let number = text(&nonce).parse().unwrap_or_default();
-    match (request.method(), request.uri().path()) {
+    let path = request.uri().path();
+    let path = path.find("/soak/").and_then(|start| path.get(start..)).unwrap_or_default();
+    match (request.method(), path) {
         (&Method::GET, SOCKET_PATH) => {
             tokio::task::spawn_local(socket(hyper::upgrade::on(&mut request), text(&user)));
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));

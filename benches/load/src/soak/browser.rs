@@ -36,15 +36,72 @@ const PAUSE: u64 = 8;
 /// What all of them share.
 pub(super) struct Stage {
     pub(super) tally: Tally,
-    /// Odd while the app is down; another after each change.
-    pub(super) outage: Cell<u64>,
+    /// Of the app and of the other one that does the same: odd while it is down, another after each
+    /// change.
+    pub(super) outages: [Cell<u64>; 2],
     pub(super) over: Cell<bool>,
 }
 
 impl Stage {
-    /// Whether the app was there all the time since `before` was looked up.
-    pub(super) fn was_up_since(&self, before: u64) -> bool {
-        before.is_multiple_of(2) && self.outage.get() == before
+    /// What has been of the apps so far.
+    pub(super) fn outages(&self) -> [u64; 2] {
+        self.outages.each_ref().map(Cell::get)
+    }
+
+    /// Whether an app was there all the time since `before` was looked up, at the end of this way.
+    pub(super) fn was_up_since(&self, before: [u64; 2], way: Way) -> bool {
+        let ([app, other], now) = (before, self.outages());
+        match way {
+            // One of two will do, as long as it is the same one.
+            Way::Two => now == before && (app.is_multiple_of(2) || other.is_multiple_of(2)),
+            _ => now[0] == app && app.is_multiple_of(2),
+        }
+    }
+}
+
+/// How the gateway gets to the app: a route each.
+#[derive(Clone, Copy)]
+pub(super) enum Way {
+    /// HTTP/1.1 over clear text.
+    Plain,
+    /// HTTP/2 over clear text.
+    H2c,
+    /// HTTP/1.1 over TLS.
+    Tls,
+    /// HTTP/2 over TLS.
+    H2,
+    /// To the app or to the other one.
+    Two,
+}
+
+impl Way {
+    const ALL: [Self; 5] = [Self::Plain, Self::H2c, Self::Tls, Self::H2, Self::Two];
+
+    /// What the paths of its route begin with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::H2c => "/h2c",
+            Self::Tls => "/tls",
+            Self::H2 => "/h2",
+            Self::Two => "/two",
+        }
+    }
+
+    /// How a right answer by it is counted.
+    fn answered(self) -> &'static str {
+        match self {
+            Self::Plain => "of the right ones, from an app of HTTP/1.1",
+            Self::H2c => "of the right ones, from an app of h2c",
+            Self::Tls => "of the right ones, from an app of HTTP/1.1 over TLS",
+            Self::H2 => "of the right ones, from an app of h2 over TLS",
+            Self::Two => "of the right ones, from one of two apps",
+        }
+    }
+
+    fn drawn(dice: &mut Dice) -> Self {
+        let place = usize::try_from(dice.below(Self::ALL.len() as u64)).unwrap_or_default();
+        Self::ALL.get(place).copied().unwrap_or(Self::Plain)
     }
 }
 
@@ -55,6 +112,8 @@ pub(super) struct Browser {
     pub(super) cookie: String,
     pub(super) wire: Wire,
     pub(super) dice: Dice,
+    /// Of what is asked for now.
+    pub(super) way: Way,
     /// What the session has counted: at least, at most. An update that was given up may have come
     /// about or not, and may yet.
     pub(super) counted: (u64, u64),
@@ -102,22 +161,24 @@ impl Browser {
                 94..97 => Wish::Abort("POST"),
                 _ => Wish::Abort(UPDATE_PATH),
             };
-            let outage = self.stage.outage.get();
+            self.way = Way::drawn(&mut self.dice);
+            let outages = self.stage.outages();
             let done = timeout(PATIENCE, self.fulfil(wish)).await;
             let done =
                 done.unwrap_or_else(|_| Err(Fault::Wrong("no answer in a minute".to_owned())));
             if let Err(fault) = done {
                 self.wire.close();
-                self.judge(fault, outage);
+                self.judge(fault, outages);
             }
             sleep(Duration::from_millis(self.dice.below(PAUSE))).await;
         }
     }
 
-    fn judge(&self, fault: Fault, outage: u64) {
+    fn judge(&self, fault: Fault, outages: [u64; 2]) {
         let (tally, who) =
             (&self.stage.tally, format!("{} over {}", self.subject, self.wire.name()));
-        let up = self.stage.was_up_since(outage);
+        let who = format!("{who}{}", self.way.prefix());
+        let up = self.stage.was_up_since(outages, self.way);
         match fault {
             Fault::Crossed(what) => tally.fail("CROSSED", &format!("{who}: {what}")),
             Fault::Wrong(what) => tally.fail("WRONG", &format!("{who}: {what}")),
@@ -148,6 +209,7 @@ impl Browser {
             _ => "right: downloads",
         });
         tally.count(self.wire.answered());
+        tally.count(self.way.answered());
         Ok(())
     }
 
@@ -228,7 +290,8 @@ impl Browser {
         length: usize,
         upload: Upload,
     ) -> Result<Request<Upload>, Fault> {
-        let request = self.wire.request(method, path).header(COOKIE, &self.cookie);
+        let path = format!("{}{path}", self.way.prefix());
+        let request = self.wire.request(method, &path).header(COOKIE, &self.cookie);
         Ok(request.header(NONCE, nonce).header(LENGTH, length).body(upload)?)
     }
 
@@ -343,14 +406,14 @@ impl Body for Upload {
 pub(super) async fn talk(browser: Browser) {
     let Browser { stage, subject, cookie, mut wire, mut dice, .. } = browser;
     while !stage.over.get() {
-        let outage = stage.outage.get();
+        let outages = stage.outages();
         let messages = dice.below(200);
         let talking =
             timeout(PATIENCE, one_talk(&mut wire, &cookie, &subject, &mut dice, messages));
         match talking.await.unwrap_or_else(|_| Err(anyhow!("no message in a minute"))) {
             Ok(said) if said == messages => stage.tally.count("right: WebSockets"),
             Ok(_) => stage.tally.fail("CROSSED", &format!("{subject}: another's message")),
-            Err(error) if stage.was_up_since(outage) => {
+            Err(error) if stage.was_up_since(outages, Way::Plain) => {
                 stage
                     .tally
                     .fail("WebSocket BROKEN OFF WHILE THE APP WAS UP", &format!("{error:#}"));

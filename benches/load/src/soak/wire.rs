@@ -195,7 +195,7 @@ impl Socket {
 
 /// Runs a connection's tasks on this thread.
 #[derive(Clone)]
-struct Local;
+pub(super) struct Local;
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, future: F) {
