@@ -24,8 +24,9 @@
 //! response gets a cookie. What many connections have to say in one turn of the worker's loop is
 //! written together, by the [`outbox`].
 //!
-//! Some things come late. An update in the trailers is committed before the response's end goes
-//! out. A browser that leaves while its app is at work loses no update: the exchange goes on by
+//! Some things come early: what an app says before its response, such as the hints of a 103, goes to
+//! the browser at once. Some come late. An update in the trailers is committed before the
+//! response's end goes out. A browser that leaves while its app is at work loses no update: the exchange goes on by
 //! itself. And what is still open when its session ends, a WebSocket or a stream of events, is
 //! closed within a second.
 //!

@@ -16,6 +16,8 @@
 //! | `serving` | how does a connection begin: PROXY, TLS, HTTP? |
 //! | `connection` | what happens on it, and when does it end? |
 //! | `heads` | which bytes does the HTTP/1.1 parser never get? |
+//! | `interim` | what is said over HTTP/1.1 before a response? |
+//! | `http2`, `date` | how does a connection of HTTP/2 become requests and responses? |
 //! | `watch` | what does a connection do, or not do? |
 //! | `acme` | how does the gateway get a certificate? |
 //! | `tls` | which certificate, which protocol? |
