@@ -22,6 +22,7 @@ mod chromium;
 mod client_certificates;
 mod contract;
 mod cookie;
+mod crossing;
 mod demo;
 mod early;
 mod ends;
