@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -39,6 +40,13 @@ impl Nginx {
         self.program.ended().await;
         self.program = run(self.directory.path());
         self.program.listens(port).await;
+    }
+}
+
+impl Drop for Nginx {
+    /// Its workers would outlive a master that is killed.
+    fn drop(&mut self) {
+        self.program.terminate(Duration::from_secs(2));
     }
 }
 
