@@ -76,14 +76,8 @@ impl http_body::Body for Incoming {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Http1(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(context));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
-            Self::Http2(body) => {
-                let frame = ready!(body.poll_frame(context));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
+            Self::Http1(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Http2(body) => body.poll_frame(context).map_err(Into::into),
         }
     }
 

@@ -25,16 +25,7 @@ impl<T: AsyncWrite + Unpin> Coalesce<T> {
     }
 
     fn write_out(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.collected.is_empty() {
-            let written = ready!(Pin::new(&mut self.inner).poll_write(context, &self.collected))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.collected.advance(written);
-        }
-        // An idle connection holds no buffer.
-        self.collected = BytesMut::new();
-        Poll::Ready(Ok(()))
+        write_out(&mut self.inner, &mut self.collected, context)
     }
 
     /// Makes room for `more` bytes; ready once there is.
@@ -48,6 +39,23 @@ impl<T: AsyncWrite + Unpin> Coalesce<T> {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Writes all of `bytes`, and lets go of their buffer: an idle connection holds none.
+pub(super) fn write_out(
+    stream: &mut (impl AsyncWrite + Unpin),
+    bytes: &mut BytesMut,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    while !bytes.is_empty() {
+        let written = ready!(Pin::new(&mut *stream).poll_write(context, bytes))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        bytes.advance(written);
+    }
+    *bytes = BytesMut::new();
+    Poll::Ready(Ok(()))
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Coalesce<T> {

@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::coalesce::write_out;
 use crate::lock::lock;
 
 /// What is to be said on a connection before the response that its client waits for. It never
@@ -67,15 +68,7 @@ impl<T: AsyncWrite + Unpin> Interim<T> {
             return Poll::Ready(Ok(()));
         }
         let mut heads = lock(&self.aside.heads);
-        while !heads.is_empty() {
-            let written = ready!(Pin::new(&mut self.inner).poll_write(context, &heads))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            heads.advance(written);
-        }
-        // An idle connection holds no buffer.
-        *heads = BytesMut::new();
+        ready!(write_out(&mut self.inner, &mut heads, context))?;
         self.aside.any.store(false, Relaxed);
         Poll::Ready(Ok(()))
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -61,8 +61,7 @@ impl Followed {
         let last = self.created_at.plus(self.lifetimes.absolute);
         let shared_end = last.min(Timestamp(self.use_.expires.load(Relaxed)));
         let end = self.lifetimes.end_after(self.created_at, last_use).max(shared_end);
-        // No version is newer than this one: what is not current has ended.
-        if !self.memory.is_current(self.id, u64::MAX)
+        if self.memory.has_ended(self.id)
             || self.memory.logouts().cover_fate(self.created_at, &self.fate)
         {
             return false;
@@ -109,14 +108,14 @@ struct Entry {
 impl LastUses {
     /// A request has used the session.
     pub(super) fn used(&self, id: SessionId, now: Timestamp) {
-        if let Some(Entry { use_, .. }) = self.lock().get(&id) {
+        if let Some(Entry { use_, .. }) = lock(&self.followed).get(&id) {
             use_.last.fetch_max(now.0, Relaxed);
         }
     }
 
     /// The store says when the session expires, if it is not used again.
     pub(super) fn expires(&self, id: SessionId, at: Timestamp) {
-        if let Some(Entry { use_, .. }) = self.lock().get(&id) {
+        if let Some(Entry { use_, .. }) = lock(&self.followed).get(&id) {
             use_.expires.fetch_max(at.0, Relaxed);
             use_.in_doubt.store(false, Relaxed);
         }
@@ -124,13 +123,13 @@ impl LastUses {
 
     /// All that are followed.
     pub(super) fn all(&self) -> Vec<SessionId> {
-        self.lock_doubted().clear();
-        self.lock().keys().copied().collect()
+        lock(&self.doubted).clear();
+        lock(&self.followed).keys().copied().collect()
     }
 
     /// Those that came to be in doubt.
     pub(super) fn doubted(&self) -> Vec<SessionId> {
-        self.lock_doubted().drain().collect()
+        lock(&self.doubted).drain().collect()
     }
 
     /// Ends when one comes to be in doubt.
@@ -139,12 +138,12 @@ impl LastUses {
     }
 
     fn doubt(&self, id: SessionId) {
-        self.lock_doubted().insert(id);
+        lock(&self.doubted).insert(id);
         self.doubt.notify_one();
     }
 
     fn follow(&self, id: SessionId, touched_at: Timestamp) -> Arc<Use> {
-        let mut followed = self.lock();
+        let mut followed = lock(&self.followed);
         let entry = followed.entry(id).or_default();
         entry.followers += 1;
         entry.use_.last.fetch_max(touched_at.0, Relaxed);
@@ -152,21 +151,13 @@ impl LastUses {
     }
 
     fn unfollow(&self, id: SessionId) {
-        let mut followed = self.lock();
+        let mut followed = lock(&self.followed);
         if let Some(entry) = followed.get_mut(&id) {
             entry.followers -= 1;
             if entry.followers == 0 {
                 followed.remove(&id);
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Entry, ahash::RandomState>> {
-        lock(&self.followed)
-    }
-
-    fn lock_doubted(&self) -> MutexGuard<'_, HashSet<SessionId>> {
-        lock(&self.doubted)
     }
 }
 
@@ -216,7 +207,7 @@ mod tests {
         memory.last_uses().used(session().id, Timestamp(190));
         assert!(other.is_alive(Timestamp(289)));
         drop(other);
-        assert!(memory.last_uses().lock().is_empty());
+        assert!(lock(&memory.last_uses().followed).is_empty());
     }
 
     #[test]
@@ -229,7 +220,7 @@ mod tests {
                     scope.spawn(move || drop(followed));
                 }
             });
-            assert!(memory.last_uses().lock().is_empty());
+            assert!(lock(&memory.last_uses().followed).is_empty());
         }
     }
 

@@ -293,6 +293,8 @@ fn cost(remembered: &Remembered) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::following::Followed;
+    use super::super::lifetime::Lifetimes;
     use super::*;
     use crate::session::tests::session;
 
@@ -317,6 +319,19 @@ mod tests {
 
     fn small(entries: usize, bytes: usize) -> Memory {
         Memory::new(Bounds { entries: entries * SHARDS, bytes: bytes * SHARDS })
+    }
+
+    /// What is open asks about its session again and again; that is no browser with a newer cookie.
+    #[test]
+    fn a_session_that_something_follows_is_missed_like_any_other() {
+        let memory = Arc::new(small(1, 1000));
+        remember(&memory, 1, 2, NOW);
+        let lifetimes = Lifetimes { absolute: LIFE, inactivity: None };
+        let session = Session { id: id(1), created_at: NOW, ..session() };
+        let followed = Followed::new(memory.clone(), lifetimes, false, &session);
+        assert!(followed.is_alive(NOW));
+        remember(&memory, 2, 2, NOW.plus(UNDER_WAY));
+        assert_eq!(memory.forgotten(), 1);
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub async fn follow(config: Arc<Redis>, memory: Arc<Memory>, health: Arc<Health>
         }
     });
     let mut watch = Watch::new(&config);
-    loop {
+    'connections: loop {
         match listen(&config, hearer.clone()).await {
             Ok(mut connection) => {
                 health.set(true);
@@ -80,24 +80,20 @@ pub async fn follow(config: Arc<Redis>, memory: Arc<Memory>, health: Arc<Health>
                     let asked = standing.ask_for(ASK_EVERY, &mut connection).await;
                     if watch.has_moved().await {
                         memory.primary().replaced();
-                        break;
+                        continue 'connections;
                     }
                     let ping = redis::cmd("PING");
                     let answer: Result<RedisResult<String>, _> =
                         timeout(PATIENCE, ping.query_async(&mut connection)).await;
                     if asked.is_err() || !matches!(answer, Ok(Ok(_))) {
-                        health.set(false);
-                        sleep(ASK_EVERY / 4).await;
                         break;
                     }
                 }
             }
-            Err(error) => {
-                tracing::debug!(%error, "Redis cannot be listened to");
-                health.set(false);
-                sleep(ASK_EVERY / 4).await;
-            }
+            Err(error) => tracing::debug!(%error, "Redis cannot be listened to"),
         }
+        health.set(false);
+        sleep(ASK_EVERY / 4).await;
     }
 }
 
